@@ -1,0 +1,1 @@
+"""Compiled: what a definition becomes, and the loop that runs it."""

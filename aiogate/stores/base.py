@@ -1,0 +1,123 @@
+"""What every store must do. `tests/stores/contract.py` runs unchanged against each engine.
+
+Three small protocols, because they have three rules of durability: a session is on disk before the call that wrote it
+returns; counters may lose their last 50 ms when the process is killed; decision records are best effort and bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from aiogate.domain.limits import Bucket, Counter, Taken
+    from aiogate.domain.session import Record
+    from aiogate.telemetry.decisions import Decision
+
+__all__ = ["CounterStore", "DecisionStore", "SessionStore", "Store", "StoreUnavailable"]
+
+
+class StoreUnavailable(Exception):
+    """The store cannot answer now. A request that needs an answer is refused with 503, never admitted."""
+
+
+class SessionStore(Protocol):
+    """Records by stored name."""
+
+    async def get(self, name_hash: str) -> Record | None:
+        """The record, or None. A record past its `delete_at` is as good as absent."""
+        ...
+
+    async def put(self, record: Record) -> None:
+        """Write the record, durable when this returns."""
+        ...
+
+    async def delete(self, name_hash: str) -> bool:
+        """Forget the record, durable when this returns. False: there was none."""
+        ...
+
+    async def page(
+        self, *, org: str | None = None, api: str | None = None, prefix: str = "", after: str = "", limit: int = 100
+    ) -> Sequence[Record]:
+        """Records in the order of their stored names, behind `after`, at most `limit`.
+
+        `org`: only of that organisation. `api`: only those whose document grants that API id directly in
+        `access_rights`. `prefix`: only those whose label begins so.
+        """
+        ...
+
+    async def count(self, *, org: str | None = None, api: str | None = None, prefix: str = "") -> int:
+        """How many records `page` would give in all."""
+        ...
+
+    async def organisations(self) -> Sequence[str]:
+        """Every organisation that has a record, sorted."""
+        ...
+
+
+class CounterStore(Protocol):
+    """Counters of rate limits and quotas.
+
+    An engine that answers from memory returns the value itself; one that has to ask returns an awaitable. The limit
+    step looks at `asks` once, while compiling.
+    """
+
+    @property
+    def asks(self) -> bool:
+        """Whether `take` returns an awaitable."""
+        ...
+
+    def take(self, buckets: Sequence[Bucket], now: float) -> Taken | Awaitable[Taken]:
+        """Take all buckets or none, by `domain.limits.decide`, as one atomic step."""
+        ...
+
+    async def read(self, keys: Sequence[str], now: float) -> Sequence[Counter | None]:
+        """The live counters under `keys`; None where no window is open."""
+        ...
+
+    async def reset(self, keys: Sequence[str]) -> None:
+        """Forget the counters under `keys`."""
+        ...
+
+
+class DecisionStore(Protocol):
+    """Decision records of refusals, bounded: the oldest go first."""
+
+    def append(self, decision: Decision) -> None:
+        """Remember a decision. Never blocks; what does not fit is dropped and counted in `dropped`."""
+        ...
+
+    async def get(self, request_id: str) -> Decision | None: ...
+
+    async def latest(self, limit: int = 100, *, api: str | None = None, shadow: bool | None = None) -> Sequence[Decision]:
+        """The newest decisions first."""
+        ...
+
+    @property
+    def dropped(self) -> int: ...
+
+
+class Store(Protocol):
+    """One engine: the three protocols on one connection, opened and closed together."""
+
+    @property
+    def sessions(self) -> SessionStore: ...
+
+    @property
+    def counters(self) -> CounterStore: ...
+
+    @property
+    def decisions(self) -> DecisionStore: ...
+
+    @property
+    def name(self) -> str:
+        """`memory`, `sqlite`, …, for `status`."""
+        ...
+
+    async def open(self) -> None:
+        """Make it ready. Raises `StoreUnavailable` with the reason."""
+        ...
+
+    async def close(self) -> None:
+        """Write behind what is left, and let go."""
+        ...
