@@ -1,0 +1,237 @@
+"""Addresses and paths that an operator writes: where the gateway listens, where an upstream is, what a listen path is.
+
+Each has one canonical form, chosen here, so that two spellings of one place are found to be the same and no request is
+compared with anything but that form.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema
+
+from aiogate.config.model import mistake, scalar_schema
+
+__all__ = [
+    "Address",
+    "HostName",
+    "ListenPath",
+    "UpstreamUrl",
+    "canonical_path",
+    "parse_address",
+    "parse_host",
+    "parse_listen_path",
+    "parse_upstream_url",
+]
+
+_HOST_LABELS: Final = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*", re.ASCII
+)
+_PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
+_ADDRESS_WORDS: Final = "write HOST:PORT, such as `127.0.0.1:8080`, `[::1]:8080` or `:8080` for all IPv4 interfaces"
+_URL_WORDS: Final = "write http://HOST[:PORT][/PATH] or https://…"
+
+
+def _host(text: str) -> str | None:
+    """A host in its canonical form, an IPv6 address without its brackets; None for what is none."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        except ValueError:
+            return None
+    if _HOST_LABELS.fullmatch(text.removesuffix(".")) is None:
+        return None
+    return text.removesuffix(".").lower()
+
+
+def _port(text: str) -> int | None:
+    if _PORT.fullmatch(text) is None or int(text) > 65535:
+        return None
+    return int(text)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener is bound. Port 0: any free one, told when the gateway is ready."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{_bracketed(self.host)}:{self.port}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return scalar_schema(parse_address, {"type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080"]})
+
+
+def parse_address(value: Any) -> Address:
+    """`HOST:PORT`, an IPv6 address in brackets. `:8080` is `0.0.0.0:8080`."""
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise mistake("wrong_type", "should be an address", _ADDRESS_WORDS)
+    name, colon, digits = value.strip().rpartition(":")
+    port = _port(digits) if colon else None
+    host = _host(name) if name else "0.0.0.0"  # noqa: S104  # the operator asked for it by naming no host
+    if port is None or host is None:
+        raise mistake("invalid_value", "is not an address", _ADDRESS_WORDS, show=True)
+    return Address(host, port)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamUrl:
+    """Where requests go. `host` is lower case, IPv6 without brackets; `path` begins with `/`; `query` has no `?`."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = "/"
+    query: str = ""
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a `Host` header has them: the port only where it is not the scheme's own."""
+        default = 443 if self.scheme == "https" else 80
+        return _bracketed(self.host) if self.port == default else f"{_bracketed(self.host)}:{self.port}"
+
+    def __str__(self) -> str:
+        query = f"?{self.query}" if self.query else ""
+        return f"{self.scheme}://{self.authority}{self.path}{query}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return scalar_schema(parse_upstream_url, {"type": "string", "format": "uri"})
+
+
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.ASCII | re.DOTALL)
+_PATH_CHARACTERS: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*", re.ASCII)
+_QUERY_CHARACTERS: Final = re.compile(r"[\x21-\x7e]*", re.ASCII)
+
+
+def parse_upstream_url(value: Any) -> UpstreamUrl:
+    """An http or https URL with a host, and with neither user and password nor a fragment."""
+    if isinstance(value, UpstreamUrl):
+        return value
+    if not isinstance(value, str):
+        raise mistake("wrong_type", "should be a URL", _URL_WORDS)
+    found = _URL.fullmatch(value.strip())
+    if found is None:
+        raise mistake("invalid_url", "is not a URL", _URL_WORDS)
+    scheme, authority, path, query = found[1].lower(), found[2], found[3] or "/", found[4] or ""
+    if scheme not in ("http", "https"):
+        raise mistake("invalid_url", "is neither http nor https", _URL_WORDS)
+    if "@" in authority:
+        raise mistake(
+            "invalid_url", "holds a user or a password", "use the plugin request_headers: {set: {Authorization: …}}"
+        )
+    if found[5]:
+        raise mistake("invalid_url", "has a fragment, which no server sees", "remove what begins with `#`")
+    host, port = _authority(authority, 443 if scheme == "https" else 80)
+    if _PATH_CHARACTERS.fullmatch(path) is None or _QUERY_CHARACTERS.fullmatch(query) is None:
+        raise mistake("invalid_url", "holds a character that a URL must escape", "percent-encode it")
+    if any(segment in (".", "..") for segment in _unescape_dots(path).split("/")):
+        raise mistake("invalid_url", "holds `.` or `..` as a segment", "write the path that is meant")
+    return UpstreamUrl(scheme, host, port, path, query)
+
+
+def _authority(text: str, default_port: int) -> tuple[str, int]:
+    name, colon, digits = text.rpartition(":")
+    if not colon or digits.endswith("]"):
+        name, digits = text, ""
+    if colon and name != text and not digits:
+        raise mistake("invalid_url", "has a colon without a port", _URL_WORDS)
+    host = _host(name)
+    port = _port(digits) if digits else default_port
+    if host is None:
+        hint = "write an international name in its xn-- form" if not text.isascii() else _URL_WORDS
+        raise mistake("invalid_url", "has no usable host", hint)
+    if port is None or port == 0:
+        raise mistake("invalid_url", "has a port outside 1 to 65535", _URL_WORDS)
+    return host, port
+
+
+_ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})", re.ASCII)
+_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_NEVER: Final = {"2F": "an escaped slash", "5C": "an escaped backslash", "00": "an escaped NUL"}
+
+
+def _unescape_dots(path: str) -> str:
+    return path.replace("%2e", ".").replace("%2E", ".")
+
+
+def canonical_path(text: str) -> str:
+    """The one form in which a declared path is compared with requests.
+
+    Escapes of unreserved characters are resolved, all others upper case; characters beyond ASCII are escaped as UTF-8.
+    What a request could never carry is refused: `//`, dot segments, spaces, `?`, `#`, a backslash, an escaped slash.
+    """
+    if not text.startswith("/"):
+        raise mistake("invalid_value", "does not begin with `/`", f"did you mean `/{text.lstrip('./')}`?", show=True)
+    encoded = "".join(char if char.isascii() else _percent(char) for char in text)
+    if _PATH_CHARACTERS.fullmatch(encoded) is None:
+        hint = "a path has no query, fragment, space, braces or backslash"
+        raise mistake("invalid_value", "holds a character that a path cannot have", hint, show=True)
+
+    def one(found: re.Match[str]) -> str:
+        code = found[1].upper()
+        if code in _NEVER:
+            raise mistake("invalid_value", f"holds {_NEVER[code]}, which the gateway refuses in requests", show=True)
+        char = int(code, 16)
+        return chr(char) if char in _UNRESERVED else f"%{code}"
+
+    path = _ESCAPE.sub(one, encoded)
+    if "//" in path:
+        raise mistake(
+            "invalid_value", "holds an empty segment", "requests have their slashes merged; write one", show=True
+        )
+    if any(segment in (".", "..") for segment in path.split("/")):
+        raise mistake("invalid_value", "holds `.` or `..` as a segment", "write the path that is meant", show=True)
+    return path
+
+
+def _percent(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "replace"))
+
+
+def parse_listen_path(value: Any) -> str:
+    """A listen path in canonical form; it ends with `/`, so that `/login` and `/login/` are one place."""
+    if not isinstance(value, str):
+        raise mistake("wrong_type", "should be a path", "such as `/login/`")
+    if "*" in value:
+        raise mistake(
+            "invalid_value",
+            "holds a wildcard",
+            "a listen path takes everything below it; write its beginning",
+            show=True,
+        )
+    path = canonical_path(value)
+    return path if path.endswith("/") else f"{path}/"
+
+
+def parse_host(value: Any) -> str:
+    """A host name as requests carry it: lower case, no port, IPv6 in brackets."""
+    if not isinstance(value, str):
+        raise mistake("wrong_type", "should be a host name", "such as `api.example.com`")
+    host = _host(value.strip())
+    if host is None:
+        hint = "leave the port out" if ":" in value and "[" not in value else "such as `api.example.com`"
+        raise mistake("invalid_value", "is not a host name", hint, show=True)
+    return _bracketed(host)
+
+
+ListenPath = Annotated[
+    str, BeforeValidator(parse_listen_path), WithJsonSchema({"type": "string", "examples": ["/login/"]})
+]
+"""A canonical path that begins and ends with `/`."""
+
+HostName = Annotated[str, BeforeValidator(parse_host), WithJsonSchema({"type": "string", "format": "hostname"})]
+"""A lower-case host name without a port."""

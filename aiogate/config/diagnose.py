@@ -1,0 +1,108 @@
+"""What pydantic found, as diagnostics: a stable code, the place in the file, our words and a hint.
+
+Never the value itself, unless it is of a type that cannot be a secret, and then as it is written, with `${…}`
+unresolved.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from aiogate.config.source import Path, Source, show_path
+from aiogate.errors import DIAGNOSTICS, Diagnostic
+
+__all__ = ["diagnostics_of", "did_you_mean"]
+
+_LONGEST_SHOWN: Final = 60
+_KEY: Final = "[key]"
+_MERGE_WORDS: Final = "merge keys are not part of YAML 1.2; write the keys out"
+_WRONG_TYPE: Final = frozenset(("is_instance_of", "int_from_float", "none_required"))
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The hint for a name that does not exist: the nearest one that does, or all of a short list."""
+    known = tuple(known)
+    near = difflib.get_close_matches(given.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
+    if near:
+        return f"did you mean `{next(name for name in known if name.lower() == near[0])}`?"
+    if known and len(known) <= 12:
+        return f"known: {', '.join(known)}"
+    return ""
+
+
+def diagnostics_of(error: ValidationError, source: Source, prefix: Path = ()) -> list[Diagnostic]:
+    """One diagnostic for each mistake in `error`, which came from validating what stands at `prefix` in `source`.
+
+    A location that does not exist in the file (a missing key, the field that a bare value stands for, the name of a
+    union's member) leads to its nearest parent.
+    """
+    details = error.errors(include_url=False)
+    return [_diagnostic(detail, source, (*prefix, *detail["loc"])) for detail in details]
+
+
+def _diagnostic(detail: ErrorDetails, source: Source, path: Path) -> Diagnostic:
+    kind = detail["type"]
+    context: dict[str, Any] = detail.get("ctx", {})
+    if path and path[-1] == _KEY:
+        path = path[:-1]
+        position = source.locate_key(path)
+    elif kind in ("unknown_key", "extra_forbidden"):
+        position = source.locate_key(path)
+    else:
+        position = source.locate(path)
+    shown = show_path(path)
+    name = str(path[-1]) if path else "the document"
+    if kind in ("unknown_key", "extra_forbidden"):
+        hint = _MERGE_WORDS if name == "<<" else did_you_mean(name, context.get("known", ()))
+        return Diagnostic.at(position, "unknown_key", f"`{name}` is not a known key", hint, shown)
+    if kind == "missing":
+        return Diagnostic.at(position, "missing_key", f"`{name}` is missing", "", shown)
+    if kind in DIAGNOSTICS:
+        subject = _shown(source.written(path)) if context.get("show") else None
+        name = _last_key(source, path)
+        message = f"`{subject if subject is not None else name}` {detail['msg']}"
+        return Diagnostic.at(position, kind, message, str(context.get("hint", "")), shown)
+    name = _last_key(source, path)
+    return Diagnostic.at(position, _code(kind), _message(kind, detail["msg"], name), _hint(kind, source, path), shown)
+
+
+def _last_key(source: Source, path: Path) -> str:
+    """The last key on the way that stands in the file: a bare value is known by the key that it stands under."""
+    keys = [step for step in source.existing(path) if isinstance(step, str)]
+    return keys[-1] if keys else "the document"
+
+
+def _shown(written: Any) -> str | None:
+    """A scalar as it stands in the file, if it is short enough for one line."""
+    if written is None or isinstance(written, (dict, list)):
+        return None
+    text = str(written)
+    return text if len(text) <= _LONGEST_SHOWN and text.isprintable() else None
+
+
+def _code(kind: str) -> str:
+    if kind.endswith(("_type", "_parsing")) or kind in _WRONG_TYPE:
+        return "wrong_type"
+    return "invalid_value"
+
+
+def _message(kind: str, message: str, name: str) -> str:
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if kind in ("model_type", "model_attributes_type", "dict_type", "dataclass_type"):
+        return f"`{name}` should be a mapping"
+    if kind in ("list_type", "tuple_type", "set_type", "frozen_set_type"):
+        return f"`{name}` should be a list"
+    if message.startswith("Input "):
+        return f"`{name}` {message.removeprefix('Input ')}"
+    return f"`{name}`: {message}"
+
+
+def _hint(kind: str, source: Source, path: Path) -> str:
+    if kind == "string_type" and isinstance(source.written(path), (bool, int, float)):
+        return "quote it to make it text"
+    return ""

@@ -1,0 +1,67 @@
+"""The only place in this room that touches the disk: a file's bytes within bounds, and the files of a folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from aiogate.config.source import MAX_BYTES, too_large
+from aiogate.errors import Diagnostic, DiagnosticsFound
+
+__all__ = ["declarations", "read_bytes", "read_secret", "unread"]
+
+_LARGEST_SECRET: Final = 64 * 1024
+
+
+def read_bytes(path: Path) -> bytes:
+    """A declaration's bytes. Its size is looked at first: a file of 100 MB is refused without being read.
+
+    Raises `DiagnosticsFound`.
+    """
+    try:
+        data = _bounded(path, MAX_BYTES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DiagnosticsFound([Diagnostic(str(path), 0, 0, "file_unreadable", f"cannot be read: {reason}")]) from error
+    if data is None:
+        raise DiagnosticsFound([too_large(str(path))])
+    return data
+
+
+def read_secret(path: str) -> bytes:
+    """The content of a file named by `${file:…}`. Raises OSError, also for one over 64 KiB."""
+    data = _bounded(Path(path), _LARGEST_SECRET)
+    if data is None:
+        raise OSError(0, "it is larger than 64 KiB")
+    return data
+
+
+def _bounded(path: Path, limit: int) -> bytes | None:
+    """The bytes of a regular file, or None for one past `limit`. Never waits for a pipe's other end."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(0, "it is not a regular file")
+        if status.st_size > limit:
+            return None
+        data = file.read(limit + 1)
+    return data if len(data) <= limit else None
+
+
+def declarations(folder: Path) -> list[Path]:
+    """The `.yaml` and `.yml` files of a folder, by name; not those that begin with `.` or `_`. Raises OSError."""
+    return _named(folder, (".yaml", ".yml"))
+
+
+def unread(folder: Path) -> list[Path]:
+    """The `.json` files of a folder: nothing reads them, and who comes from Tyk may think that something does."""
+    return _named(folder, (".json",))
+
+
+def _named(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.endswith(endings) and not entry.is_dir()]
+    return [folder / name for name in sorted(names) if not name.startswith((".", "_"))]

@@ -1,0 +1,338 @@
+"""The settings of the process: flags beat the environment beats `aiogate.yaml`; every key is optional.
+
+The environment sets any key as `AIOGATE_<KEY>` or `AIOGATE_<SECTION>__<KEY>`; lists are separated by commas.
+`AIOGATE_SECRET` is another name for `AIOGATE_CONTROL__SECRET`. A variable with our prefix that sets nothing is a
+mistake like any other: its diagnostics have `environment` for a file, those of flags `command line`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from aiogate.config import files
+from aiogate.config.addresses import Address, parse_address
+from aiogate.config.diagnose import diagnostics_of, did_you_mean
+from aiogate.config.model import Model, mistake
+from aiogate.config.source import Path as YamlPath
+from aiogate.config.source import Source, examine
+from aiogate.config.units import Duration, Size
+from aiogate.config.variables import Unresolved, Variables, expand, without_echo
+from aiogate.errors import Diagnostic, DiagnosticsFound, Position
+
+__all__ = ["Address", "Control", "Limits", "Network", "Passwords", "Settings", "Timeouts", "load_settings"]
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ENVIRONMENT: Final = "environment"
+COMMAND_LINE: Final = "command line"
+_PREFIX: Final = "AIOGATE_"
+_SECRET_ALIAS: Final = "AIOGATE_SECRET"  # noqa: S105  # the variable's name
+_SHORTEST_SECRET: Final = 16
+_WELL_KNOWN: Final = frozenset(
+    (
+        "352d20ee67be67f6340b4c0605b044b7",
+        "admin",
+        "aiogate",
+        "changeme",
+        "change-me",
+        "default",
+        "password",
+        "secret",
+        "test",
+        "tyk",
+        "0123456789abcdef",
+        "1234567890123456",
+    )
+)
+_SECRET_WORDS: Final = "leave it out, and one is made at the first start; or use `openssl rand -hex 24`"  # noqa: S105  # prose
+
+
+def _parse_listen(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
+    if isinstance(value, (int, float, dict)) or value is None:
+        raise mistake("wrong_type", "should be an address or a list of them", "such as `127.0.0.1:8080`")
+    if not value:
+        raise mistake("invalid_value", "is an empty list", "a gateway listens somewhere")
+    return value
+
+
+def _parse_control_listen(value: Any) -> Any:
+    return "same" if value == "same" else parse_address(value)
+
+
+def _parse_secret(value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise mistake("secret_weak", "should be text", "quote it")
+    if value.strip().lower() in _WELL_KNOWN or len(set(value)) < 5:
+        raise mistake("secret_weak", "is empty or widely known", _SECRET_WORDS)
+    if len(value) < _SHORTEST_SECRET:
+        raise mistake("secret_weak", f"is shorter than {_SHORTEST_SECRET} characters", _SECRET_WORDS)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise mistake("invalid_value", "holds a character that a header cannot carry", "use letters and digits")
+    return value
+
+
+def _parse_store(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise mistake("wrong_type", "should be the name of a store", "such as `sqlite`")
+    if value in ("sqlite", "memory"):
+        return value
+    scheme = value.partition(":")[0].lower()
+    if "://" in value and (scheme in ("rediss", "redis") or scheme.startswith("redis+")):
+        raise mistake("store_unknown", "is a Redis store, which this version does not have", "sqlite or memory")
+    raise mistake("store_unknown", "is not a store", did_you_mean(scheme, ("sqlite", "memory")))
+
+
+def _parse_workers(value: Any) -> Any:
+    if value == "auto":
+        return _cores()
+    return _parse_whole(value)
+
+
+def _parse_whole(value: Any) -> Any:
+    """A whole number; from the environment it arrives as text."""
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise mistake("wrong_type", "should be a whole number")
+    return value
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _parse_networks(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return () if value is None else value
+
+
+def _parse_network(value: Any) -> Network:
+    if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+        return value
+    if not isinstance(value, str):
+        raise mistake("wrong_type", "should be an address or a network", "such as `10.0.0.0/8`")
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        try:
+            hint = f"did you mean `{ipaddress.ip_network(value, strict=False)}`?"
+        except ValueError:
+            hint = "such as `10.0.0.0/8` or `::1`"
+        raise mistake("invalid_value", "is not a network", hint, show=True) from error
+
+
+def _parse_path(value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise mistake("wrong_type", "should be the path of a folder")
+    return Path(value)
+
+
+_Whole = BeforeValidator(_parse_whole)
+_Folder = Annotated[Path, BeforeValidator(_parse_path)]
+
+
+class Control(Model):
+    """The management side."""
+
+    listen: Annotated[Address | Literal["same"], BeforeValidator(_parse_control_listen)] = Address("127.0.0.1", 8081)
+    """Its own address, or `same` for the gateway's."""
+    secret: Annotated[str | None, BeforeValidator(_parse_secret)] = Field(default=None, repr=False)
+    """What authorises control calls; None: made at the first start and kept in `<state>/control.secret`."""
+
+
+class Timeouts(Model):
+    """How long the gateway waits for a client, in seconds."""
+
+    client_header: Annotated[Duration, Field(gt=0)] = 10.0
+    """From the first byte of a request (or the opening of the connection) to the end of its header block."""
+    client_body: Annotated[Duration, Field(gt=0)] = 30.0
+    """Without a byte of the body."""
+    keepalive: Annotated[Duration, Field(gt=0)] = 75.0
+    """Between two requests on one connection."""
+    drain: Duration = 30.0
+    """For running requests when the gateway stops; then they are cut."""
+    send_stall: Annotated[Duration, Field(gt=0)] = 30.0
+    """Without progress in sending a response to a client that does not read."""
+
+
+class Limits(Model):
+    """What one client may ask of the process."""
+
+    header_bytes: Annotated[Size, Field(ge=1024, le=1024 * 1024)] = 64 * 1024
+    """The request line and all headers together; 1 KiB to 1 MiB. More is answered with 431."""
+    connections: Annotated[int, _Whole, Field(ge=1, le=1_000_000)] = 10_000
+    """Open client connections; more wait in the kernel's queue."""
+
+
+class Passwords(Model):
+    """How passwords of basic-auth users are hashed and verified."""
+
+    cost: Annotated[int, _Whole, Field(ge=4, le=16)] = 10
+    """bcrypt's cost of new hashes; each step doubles the time. Existing hashes keep theirs."""
+    cache: Duration = 60.0
+    """Seconds for which a verified password is not verified again; 0s: each request pays."""
+
+
+class Settings(Model):
+    """The settings in force. Folders are relative to the settings file's folder, or to the working directory."""
+
+    listen: Annotated[tuple[Address, ...], BeforeValidator(_parse_listen)] = (Address("127.0.0.1", 8080),)
+    """Where the gateway takes requests: an address or a list of them."""
+    control: Control = Control()
+    state: _Folder = Path("var")
+    """The store's file, generated secrets, the process id."""
+    store: Annotated[str, BeforeValidator(_parse_store)] = "sqlite"
+    """`sqlite` (in `state`) or `memory`; both serve one worker."""
+    apis: _Folder = Path("apis.d")
+    policies: _Folder = Path("policies.d")
+    plugins: _Folder = Path("plugins")
+    workers: Annotated[int, BeforeValidator(_parse_workers), Field(ge=1, le=1024)] = 1
+    """Processes that take requests; `auto` is one per core."""
+    trusted_proxies: Annotated[
+        tuple[Annotated[Network, BeforeValidator(_parse_network)], ...], BeforeValidator(_parse_networks)
+    ] = ()
+    """Networks whose `X-Forwarded-*` and `Forwarded` headers are believed."""
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    quota_status: Annotated[Literal[403, 429], _Whole] = 403
+    """The status of a refusal by quota."""
+    passwords: Passwords = Passwords()
+
+
+def load_settings(
+    file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Settings:
+    """The settings from a file (None: there is none), the environment and flags.
+
+    `flags` has keys such as `listen` or `control.listen`; a value of None was not given. Raises `DiagnosticsFound` with
+    every mistake in all three.
+    """
+    environ = os.environ if environ is None else environ
+    variables = Variables(environ, files.read_secret)
+    found: list[Diagnostic] = []
+    source = Source(ENVIRONMENT, {}, raw={})
+    missing: list[Diagnostic] = []
+    if file is not None:
+        try:
+            source, found = examine(str(file), files.read_bytes(file), may_be_empty=True)
+            source, missing = expand(source, variables)
+        except DiagnosticsFound as unreadable:
+            found.extend(unreadable.diagnostics)
+    layers = (*_from_environment(environ, variables, found), *_from_flags(flags or {}))
+    for path, value, position in layers:
+        source = _overlaid(source, path, value, position)
+    settings: Settings | None = None
+    try:
+        settings = Settings.model_validate(source.value)
+    except ValidationError as error:
+        found.extend(diagnostics_of(error, source))
+    overridden = {path for path, _ in source.overrides}
+    missing = [one for one in missing if tuple(one.path.split(".")) not in overridden]
+    found = without_echo(found, missing)
+    if settings is not None:
+        found.extend(_contradictions(settings, source))
+    if found or settings is None:
+        raise DiagnosticsFound(found)
+    base = file.parent if file is not None else Path()
+    return settings.model_copy(update={key: base / getattr(settings, key) for key in _FOLDERS})
+
+
+_FOLDERS: Final = ("state", "apis", "policies", "plugins")
+
+
+def _contradictions(settings: Settings, source: Source) -> Iterator[Diagnostic]:
+    """What one key says about another."""
+    if settings.workers > 1 and settings.store in ("sqlite", "memory"):
+        yield Diagnostic.at(
+            source.locate(("workers",)),
+            "store_workers",
+            f"{settings.workers} workers cannot share the store `{settings.store}`",
+            "say `workers: 1`",
+            "workers",
+        )
+    addresses = [*settings.listen, *([settings.control.listen] if settings.control.listen != "same" else [])]
+    for index, address in enumerate(addresses):
+        if address.port and address in addresses[:index]:
+            path: YamlPath = ("listen", index) if index < len(settings.listen) else ("control", "listen")
+            hint = "for one port say `control: {listen: same}`" if path[0] == "control" else "remove one"
+            message = f"`{address}` is listened on twice"
+            yield Diagnostic.at(source.locate(path), "invalid_value", message, hint, ".".join(map(str, path)))
+
+
+_Layer = tuple[YamlPath, Any, Position]
+
+
+def _from_environment(environ: Mapping[str, str], variables: Variables, found: list[Diagnostic]) -> Iterator[_Layer]:
+    """The keys that the environment sets. What sets none goes to `found`."""
+    known = {_PREFIX + "__".join(path).upper(): path for path in _keys(Settings)}
+    secret = "AIOGATE_CONTROL__SECRET"  # noqa: S105  # the variable's name
+    for name in sorted(name for name in environ if name.startswith(_PREFIX)):
+        path = known[secret] if name == _SECRET_ALIAS else known.get(name)
+        position = Position(ENVIRONMENT)
+        if path is None:
+            hint = did_you_mean(name, (*known, _SECRET_ALIAS))
+            found.append(Diagnostic.at(position, "unknown_key", f"{name} sets nothing", hint, name))
+            continue
+        if name == _SECRET_ALIAS and environ.get(secret, environ[name]) != environ[name]:
+            message = f"{_SECRET_ALIAS} and {secret} differ"
+            found.append(Diagnostic.at(position, "invalid_value", message, "set one of them", name))
+        try:
+            yield path, variables.expand_text(environ[name], {}), position
+        except Unresolved as problem:
+            found.append(Diagnostic.at(position, problem.code, f"{name}: {problem.message}", problem.hint, name))
+
+
+def _keys(model: type[Model], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every key that is no section."""
+    for name, field in model.model_fields.items():
+        section = _section(field)
+        if section is None:
+            yield (*prefix, name)
+        else:
+            yield from _keys(section, (*prefix, name))
+
+
+def _section(field: FieldInfo) -> type[Model] | None:
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Model):
+            return kind
+    return None
+
+
+def _from_flags(flags: Mapping[str, object]) -> Iterator[_Layer]:
+    for name, value in flags.items():
+        if value is not None:
+            given = list(value) if isinstance(value, tuple) else value
+            yield tuple(name.split(".")), given, Position(COMMAND_LINE)
+
+
+def _overlaid(source: Source, path: YamlPath, value: Any, position: Position) -> Source:
+    """The source with one value from elsewhere laid over its own."""
+    overrides = ((path, position), *(other for other in source.overrides if other[0] != path))
+    return replace(
+        source, value=_put(source.value, path, value), raw=_put(source.raw, path, value), overrides=overrides
+    )
+
+
+def _put(tree: Any, path: YamlPath, value: Any) -> Any:
+    if not path:
+        return value
+    branch = tree if isinstance(tree, dict) else {}
+    return {**branch, path[0]: _put(branch.get(path[0]), path[1:], value)}

@@ -1,0 +1,365 @@
+"""YAML text to plain values, with the place of each value beside them.
+
+One pass over libyaml's events builds the values and a tree of marks of the same shape; nothing is read twice and no
+consumer meets a special kind of string. We resolve scalars ourselves, by the core schema of YAML 1.2, because PyYAML
+follows YAML 1.1, where `on` is true, `NO` is false and `12:30` is a number. Bounds are checked while the events arrive:
+a file that would explode when it is walked ends early.
+
+A mistake that leaves the rest of the file readable (a key that stands twice, a tag) is noted and reading goes on, so
+that all mistakes of a file are told at once; a syntax error hides what follows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+from aiogate.errors import Diagnostic, DiagnosticsFound, Position
+
+__all__ = ["MAX_BYTES", "Mark", "Path", "Source", "examine", "read_source", "show_path"]
+
+MAX_BYTES: Final = 1024 * 1024
+"""The largest file that is read."""
+_MAX_NODES: Final = 100_000
+_MAX_DEPTH: Final = 64
+_MAX_ALIASES: Final = 100
+_LONGEST_INTEGER: Final = 30
+
+Path = tuple[str | int, ...]
+"""Where a value stands in a document: keys and list indices."""
+
+_At = tuple[int, int]
+
+_Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_NULL: Final = frozenset(("", "~", "null", "Null", "NULL"))
+_BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INTEGER: Final = re.compile(r"[-+]?[0-9]+", re.ASCII)
+_OCTAL: Final = re.compile(r"0o[0-7]+", re.ASCII)
+_HEX: Final = re.compile(r"0x[0-9a-fA-F]+", re.ASCII)
+_FLOAT: Final = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", re.ASCII
+)
+_NUMERIC_START: Final = frozenset("-+.0123456789")
+
+
+class Mark:
+    """The place of a mapping or a list, and of everything in it. Lines and columns count from 0 here."""
+
+    __slots__ = ("at", "children", "keys")
+
+    def __init__(self, at: _At, children: dict[str | int, Any], keys: dict[str | int, _At]) -> None:
+        self.at = at
+        self.children: dict[str | int, Mark | _At] = children
+        self.keys = keys
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file: its values, as resolved and as written, and where each stands.
+
+    `raw` holds the text of `${…}` unresolved and is what may be shown; `value` has it resolved. `variables` are the
+    references with what they resolved to. `digest` is the SHA-256 of the bytes, in hex. `overrides` are places of
+    values that came from elsewhere (the environment, a flag) and lie over the file's own.
+    """
+
+    file: str
+    value: Any = field(repr=False)
+    marks: Mark | _At = field(default=(0, 0), repr=False)
+    raw: Any = field(default=None, repr=False)
+    variables: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    digest: str = ""
+    overrides: tuple[tuple[Path, Position], ...] = ()
+
+    def locate(self, path: Iterable[str | int]) -> Position:
+        """Where the value at `path` stands, or its nearest parent that exists. Steps that do not exist are skipped."""
+        path = tuple(path)
+        for place, position in self.overrides:
+            if path[: len(place)] == place:
+                return position
+        mark: Mark | _At = self.marks
+        for step in path:
+            if isinstance(mark, Mark) and step in mark.children:
+                mark = mark.children[step]
+        return self._position(mark.at if isinstance(mark, Mark) else mark)
+
+    def locate_key(self, path: Iterable[str | int]) -> Position:
+        """Where the last key of `path` stands; the value's place where there is no such key."""
+        path = tuple(path)
+        for place, position in self.overrides:
+            if path[: len(place)] == place:
+                return position
+        mark: Mark | _At = self.marks
+        key: _At | None = None
+        for step in path:
+            key = None
+            if isinstance(mark, Mark) and step in mark.children:
+                key = mark.keys.get(step)
+                mark = mark.children[step]
+        if key is None:
+            return self._position(mark.at if isinstance(mark, Mark) else mark)
+        return self._position(key)
+
+    def existing(self, path: Iterable[str | int]) -> Path:
+        """The steps of `path` that exist in the file; the others are skipped, as `locate` skips them."""
+        mark: Mark | _At = self.marks
+        steps: list[str | int] = []
+        for step in path:
+            if isinstance(mark, Mark) and step in mark.children:
+                mark = mark.children[step]
+                steps.append(step)
+        return tuple(steps)
+
+    def written(self, path: Iterable[str | int]) -> Any:
+        """The value at `path` as written, `${…}` unresolved; steps that do not exist are skipped."""
+        value = self.raw
+        for step in self.existing(path):
+            value = value[step]
+        return value
+
+    def _position(self, at: _At) -> Position:
+        return Position(self.file, at[0] + 1, at[1] + 1)
+
+
+def show_path(path: Iterable[str | int]) -> str:
+    """A path as people read it: `auth.0.basic.realm`."""
+    return ".".join(str(step) for step in path)
+
+
+def read_source(file: str, data: bytes, *, may_be_empty: bool = False) -> Source:
+    """The values and places of one file, variables unresolved. Raises `DiagnosticsFound` with every mistake in it."""
+    source, found = examine(file, data, may_be_empty=may_be_empty)
+    if found:
+        raise DiagnosticsFound(found)
+    return source
+
+
+def examine(file: str, data: bytes, *, may_be_empty: bool = False) -> tuple[Source, list[Diagnostic]]:
+    """The values of one file and the mistakes that leave it readable.
+
+    Raises `DiagnosticsFound` for a file that cannot be read at all. With `may_be_empty` a file without a document is an
+    empty mapping.
+    """
+    if len(data) > MAX_BYTES:
+        raise DiagnosticsFound([too_large(file)])
+    text = data.removeprefix(b"\xef\xbb\xbf")
+    _check_encoding(file, text)
+    reader = _Reader(file, text)
+    try:
+        value, marks = reader.document(may_be_empty)
+    except yaml.MarkedYAMLError as error:
+        raise DiagnosticsFound([*reader.found, _syntax_error(file, error)]) from error
+    except yaml.YAMLError as error:
+        # libyaml's own reader refuses control characters without a usable place; ours looked for them before.
+        raise DiagnosticsFound([*reader.found, Diagnostic(file, 0, 0, "yaml_syntax", "is not YAML")]) from error
+    finally:
+        reader.close()
+    return Source(file, value, marks, value, digest=hashlib.sha256(data).hexdigest()), reader.found
+
+
+def too_large(file: str) -> Diagnostic:
+    """The refusal of a file past `MAX_BYTES`, for whoever sees its size before its bytes."""
+    return Diagnostic(file, 0, 0, "file_too_large", "is larger than 1 MiB", "a declaration is one API, one policy")
+
+
+# What YAML 1.2 does not allow in a stream, beside lone surrogates, which UTF-8 excludes.
+_UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
+
+
+def _check_encoding(file: str, data: bytes) -> None:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, column = _place(data[: error.start].decode("utf-8"))
+        raise DiagnosticsFound(
+            [Diagnostic(file, line, column, "file_encoding", "is not UTF-8 text", "save the file as UTF-8")]
+        ) from error
+    if text.isascii() and text.isprintable():
+        return
+    found = _UNPRINTABLE.search(text)
+    if found is not None:
+        line, column = _place(text[: found.start()])
+        message = f"holds the character U+{ord(found[0]):04X}, which text does not"
+        raise DiagnosticsFound(
+            [Diagnostic(file, line, column, "file_encoding", message, "save the file as UTF-8 text")]
+        )
+
+
+def _place(before: str) -> _At:
+    """Line and column, from 1, of what follows this text."""
+    return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+
+
+def _syntax_error(file: str, error: yaml.MarkedYAMLError) -> Diagnostic:
+    mark = error.problem_mark or error.context_mark
+    message = f"is not YAML: {error.problem or error.context or 'the text cannot be read'}"
+    if mark is None:
+        return Diagnostic(file, 0, 0, "yaml_syntax", message)
+    hint = ""
+    if "\\t" in message or "tab" in message:
+        hint = "indent with spaces"
+    elif error.context and error.problem:
+        hint = error.context
+    return Diagnostic(file, mark.line + 1, mark.column + 1, "yaml_syntax", message, hint)
+
+
+class _Reader:
+    """One document from events to values. `found` collects the mistakes that do not end the reading."""
+
+    def __init__(self, file: str, data: bytes) -> None:
+        self.found: list[Diagnostic] = []
+        self._file = file
+        self._loader = _Loader(data)
+        self._nodes = 0
+        self._aliases = 0
+        # Anchor to value, marks, and the number of nodes in it with its own aliases expanded.
+        self._anchors: dict[str, tuple[Any, Mark | _At, int]] = {}
+
+    def close(self) -> None:
+        self._loader.dispose()
+
+    def document(self, may_be_empty: bool) -> tuple[dict[str, Any], Mark | _At]:
+        events = self._events()
+        event = next(events)
+        if isinstance(event, yaml.StreamEndEvent):
+            if may_be_empty:
+                return {}, (0, 0)
+            raise self._end((0, 0), "yaml_not_a_mapping", "is empty", "a declaration is a mapping such as `id: login`")
+        value, marks = self._value(next(events), events, 1)
+        at = marks.at if isinstance(marks, Mark) else marks
+        next(events)
+        event = next(events)
+        if not isinstance(event, yaml.StreamEndEvent):
+            raise self._end(
+                _at(event), "yaml_not_a_mapping", "a second document begins here", "one file holds one document"
+            )
+        if value is None and may_be_empty:
+            return {}, at
+        if not isinstance(value, dict):
+            raise self._end(at, "yaml_not_a_mapping", "is not a mapping", "a declaration is made of `key: value` lines")
+        return value, marks
+
+    def _events(self) -> Iterator[yaml.Event]:
+        """All events but the stream's start."""
+        get = self._loader.get_event
+        get()
+        while True:
+            yield get()
+
+    def _value(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> tuple[Any, Mark | _At]:
+        at = _at(event)
+        self._nodes += 1
+        if self._nodes > _MAX_NODES:
+            raise self._end(at, "yaml_too_complex", f"has more than {_MAX_NODES} values", "aliases count each time")
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(str(event.anchor), at)
+        if event.tag is not None:  # type: ignore[attr-defined]  # every event that begins a node has a tag
+            self._note(at, "yaml_tag", f"the tag {_shown_tag(event.tag)} is not allowed", "remove it")  # type: ignore[attr-defined]  # see above
+        before = self._nodes
+        result: tuple[Any, Mark | _At]
+        if isinstance(event, yaml.ScalarEvent):
+            value = self._scalar(event.value, at) if event.style is None or not event.style else event.value
+            result = value, at
+        elif depth > _MAX_DEPTH:
+            raise self._end(at, "yaml_too_complex", f"is nested deeper than {_MAX_DEPTH} levels")
+        elif isinstance(event, yaml.MappingStartEvent):
+            result = self._mapping(at, events, depth)
+        else:
+            result = self._sequence(at, events, depth)
+        if event.anchor is not None:  # type: ignore[attr-defined]  # see above
+            self._anchors[event.anchor] = (*result, self._nodes - before + 1)  # type: ignore[attr-defined]  # see above
+        return result
+
+    def _mapping(self, at: _At, events: Iterator[yaml.Event], depth: int) -> tuple[dict[str, Any], Mark]:
+        values: dict[str, Any] = {}
+        children: dict[str | int, Any] = {}
+        keys: dict[str | int, _At] = {}
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            place = _at(event)
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self._end(place, "wrong_type", "a key must be plain text")
+            key = event.value
+            value, mark = self._value(next(events), events, depth + 1)
+            if key in values:
+                first = keys[key]
+                self._note(place, "yaml_duplicate_key", f"`{key}` stands twice", f"the first is on line {first[0] + 1}")
+                continue
+            values[key], children[key], keys[key] = value, mark, place
+        return values, Mark(at, children, keys)
+
+    def _sequence(self, at: _At, events: Iterator[yaml.Event], depth: int) -> tuple[list[Any], Mark]:
+        values: list[Any] = []
+        children: dict[str | int, Any] = {}
+        for event in events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            value, mark = self._value(event, events, depth + 1)
+            children[len(values)] = mark
+            values.append(value)
+        return values, Mark(at, children, {})
+
+    def _alias(self, anchor: str, at: _At) -> tuple[Any, Mark | _At]:
+        self._aliases += 1
+        if self._aliases > _MAX_ALIASES:
+            raise self._end(at, "yaml_too_complex", f"has more than {_MAX_ALIASES} aliases")
+        if anchor not in self._anchors:
+            raise self._end(at, "yaml_syntax", f"`*{anchor}` has no `&{anchor}` before it")
+        value, mark, nodes = self._anchors[anchor]
+        self._nodes += nodes - 1
+        if self._nodes > _MAX_NODES:
+            raise self._end(at, "yaml_too_complex", f"has more than {_MAX_NODES} values", "aliases count each time")
+        return value, mark
+
+    def _scalar(self, text: str, at: _At) -> Any:
+        """A plain scalar by the core schema of YAML 1.2 (section 10.3.2)."""
+        if text in _NULL:
+            return None
+        if text in _BOOL:
+            return _BOOL[text]
+        if text[0] not in _NUMERIC_START:
+            return text
+        if _INTEGER.fullmatch(text) is not None:
+            if len(text) > _LONGEST_INTEGER:
+                self._note(at, "invalid_value", "is too large for a number", "quote it if it is text")
+                return 0
+            return int(text)
+        if _OCTAL.fullmatch(text) is not None and len(text) <= _LONGEST_INTEGER:
+            return int(text, 8)
+        if _HEX.fullmatch(text) is not None and len(text) <= _LONGEST_INTEGER:
+            return int(text, 16)
+        if _FLOAT.fullmatch(text) is not None:
+            return float(
+                text.replace(".inf", "inf")
+                .replace(".Inf", "inf")
+                .replace(".INF", "inf")
+                .replace(".n", "n")
+                .replace(".N", "n")
+            )
+        return text
+
+    def _note(self, at: _At, code: str, message: str, hint: str = "") -> None:
+        self.found.append(Diagnostic(self._file, at[0] + 1, at[1] + 1, code, message, hint))
+
+    def _end(self, at: _At, code: str, message: str, hint: str = "") -> DiagnosticsFound:
+        """The end of the reading, with what was noted before."""
+        self._note(at, code, message, hint)
+        return DiagnosticsFound(self.found)
+
+
+def _at(event: yaml.Event) -> _At:
+    mark = event.start_mark
+    assert mark is not None, "both parsers mark every event"
+    return mark.line, mark.column
+
+
+def _shown_tag(tag: str) -> str:
+    """A tag as it is written: `!!python/object` for `tag:yaml.org,2002:python/object`."""
+    core = "tag:yaml.org,2002:"
+    return f"!!{tag.removeprefix(core)}" if tag.startswith(core) else tag
