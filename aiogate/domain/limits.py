@@ -30,16 +30,15 @@ class Bucket:
 class Counter(NamedTuple):
     """Admitted requests since the window began, and when it ends (epoch seconds; 0: never)."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody asks a counter for
     ends: float
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """What became of one request's buckets.
 
     `refused` is the index of the first bucket that is full, or -1: all were taken. `counters` are the counts after the
-    decision, one per bucket, in order.
+    decision, one per bucket, in order; a bucket without an open window shows the one that would open now, with 0.
     """
 
     refused: int
@@ -54,8 +53,11 @@ def decide(buckets: Sequence[Bucket], counters: Sequence[Counter | None], now: f
     """Take every bucket, or none.
 
     `counters` are the stored counts in the order of `buckets`, None where nothing was counted yet. An ended window is
-    as good as none. A window that seems to end later than it could have begun (the clock was set back) is cut to its
-    length from now, so that nobody is locked out for longer than one window.
+    as good as none. A window that seems to end later than it could have begun (the clock was set back, or the bucket's
+    window got shorter) is cut to its length from now, so that nobody is locked out for longer than one window.
+
+    A store writes back the counters that have a count. One with 0 is only an answer: a window begins with the first
+    admitted request, so a refused one must not open it.
     """
     current: list[Counter] = []
     refused = -1

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CounterStore", "DecisionStore", "SessionStore", "Store", "StoreUnavailable"]
 
 
-class StoreUnavailable(Exception):
+class StoreUnavailable(Exception):  # noqa: N818  (says what is the case, not whose fault it is)
     """The store cannot answer now. A request that needs an answer is refused with 503, never admitted."""
 
 
@@ -89,7 +89,9 @@ class DecisionStore(Protocol):
 
     async def get(self, request_id: str) -> Decision | None: ...
 
-    async def latest(self, limit: int = 100, *, api: str | None = None, shadow: bool | None = None) -> Sequence[Decision]:
+    async def latest(
+        self, limit: int = 100, *, api: str | None = None, shadow: bool | None = None
+    ) -> Sequence[Decision]:
         """The newest decisions first."""
         ...
 

@@ -1,0 +1,224 @@
+"""Where requests and control calls look sessions up: one bounded cache in front of the store.
+
+A request asks `cached` first, which only hashes the name and looks it up; what is not there is found by `find`, which
+reads the store once however many requests ask for the same name. The cache holds compiled sessions under their stored
+names, so no credential stays in memory. Every write goes through here and is seen by the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from aiogate.clock import Clock
+from aiogate.domain.account import org_of_key, stored_name
+from aiogate.domain.policy import PolicyProblem, PolicySet, lay_over
+from aiogate.domain.session import DocumentError, Record, Session, parse_stored
+from aiogate.stores.base import SessionStore
+
+__all__ = ["LookupFailure", "SessionDirectory"]
+
+_ABSENT_SECONDS: Final = 5.0
+_ABSENT_CAPACITY: Final = 10_000
+_OTHER_ORGANISATIONS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LookupFailure:
+    """Why there is no session to use. `reason` is private. `missing`: there is no such record at all."""
+
+    reason: str
+    missing: bool = False
+
+
+class _Flight:
+    """One read of the store that several callers wait for."""
+
+    __slots__ = ("stale", "task")
+
+    def __init__(self, task: asyncio.Task[Record | None]) -> None:
+        self.task = task
+        self.stale = False
+
+
+_Entry = tuple[PolicySet, Session | LookupFailure, float]
+"""The policies it was compiled with, the outcome, and when the store forgets the record (0: never)."""
+
+
+class SessionDirectory:
+    """Sessions by organisation and presented name.
+
+    `capacity` sessions are kept compiled, the least recently used go first. A name that is not there is remembered for
+    5 s, or until it is written. Reads and writes raise `StoreUnavailable`.
+    """
+
+    def __init__(self, store: SessionStore, clock: Clock, *, capacity: int = 100_000) -> None:
+        self._store = store
+        self._clock = clock
+        self._capacity = capacity
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._absent: OrderedDict[str, tuple[float, LookupFailure]] = OrderedDict()
+        self._flights: dict[str, _Flight] = {}
+
+    def cached(self, org: str, name: str, policies: PolicySet) -> Session | LookupFailure | None:
+        """What is known without asking the store; None: ask `find`."""
+        try:
+            name_hash = sha256(f"{org}\0{name}".encode()).hexdigest()
+        except UnicodeEncodeError:
+            name_hash = stored_name(org, name)
+        entry = self._entries.get(name_hash)
+        if entry is None:
+            return self._known_absent(name_hash)
+        known, outcome, delete_at = entry
+        if known is not policies or delete_at:
+            return self._checked(name_hash, entry, policies)
+        self._entries.move_to_end(name_hash)
+        return outcome
+
+    async def find(self, org: str, name: str, policies: PolicySet) -> Session | LookupFailure:
+        """The session of `name`, from the cache or from the store."""
+        known = self.cached(org, name, policies)
+        if known is not None:
+            return known
+        name_hash = stored_name(org, name)
+        while True:
+            flight = self._flights.get(name_hash)
+            if flight is None:
+                flight = self._take_off(name_hash)
+            # Shielded: a caller that goes away must not take the answer from the others.
+            record = await asyncio.shield(flight.task)
+            if not flight.stale:
+                return self._remember(name_hash, record, policies)
+
+    async def explain_missing(self, org: str, name: str) -> str:
+        """Why there may be no record of `name`: for `why`, never for the client."""
+        name_hash = stored_name(org, name)
+        reason = await self._missing_reason(org, name)
+        if name_hash in self._absent:
+            self._absent[name_hash] = (self._absent[name_hash][0], LookupFailure(reason, missing=True))
+        return reason
+
+    async def get_record(self, name_hash: str) -> Record | None:
+        """The stored record itself, always from the store."""
+        return await self._store.get(name_hash)
+
+    async def put(self, record: Record) -> None:
+        """Write a record; it is durable, and in force, when this returns."""
+        self._forget(record.name_hash)
+        try:
+            await self._store.put(record)
+        finally:
+            self._forget(record.name_hash)
+
+    async def delete(self, name_hash: str) -> bool:
+        """Forget a record at once. False: there was none."""
+        self._forget(name_hash)
+        try:
+            return await self._store.delete(name_hash)
+        finally:
+            self._forget(name_hash)
+
+    async def page(
+        self, *, org: str | None = None, api: str | None = None, prefix: str = "", after: str = "", limit: int = 100
+    ) -> Sequence[Record]:
+        """See `SessionStore.page`."""
+        return await self._store.page(org=org, api=api, prefix=prefix, after=after, limit=limit)
+
+    async def count(self, *, org: str | None = None, api: str | None = None, prefix: str = "") -> int:
+        """See `SessionStore.count`."""
+        return await self._store.count(org=org, api=api, prefix=prefix)
+
+    async def organisations(self) -> Sequence[str]:
+        """Every organisation that has a record, sorted."""
+        return await self._store.organisations()
+
+    def forget(self, name_hash: str) -> None:
+        """Drop what is cached under a stored name, because another node wrote it."""
+        self._forget(name_hash)
+
+    def __len__(self) -> int:
+        """How many sessions are cached."""
+        return len(self._entries)
+
+    def _known_absent(self, name_hash: str) -> LookupFailure | None:
+        absent = self._absent.get(name_hash)
+        if absent is None:
+            return None
+        until, failure = absent
+        if until <= self._clock.monotonic():
+            del self._absent[name_hash]
+            return None
+        return failure
+
+    def _checked(self, name_hash: str, entry: _Entry, policies: PolicySet) -> Session | LookupFailure | None:
+        known, outcome, delete_at = entry
+        if delete_at and delete_at <= self._clock.now():
+            del self._entries[name_hash]
+            return None
+        if known is not policies:
+            if not isinstance(outcome, Session) or not policies.agrees_with(known, outcome.policies):
+                del self._entries[name_hash]
+                return None
+            self._entries[name_hash] = (policies, outcome, delete_at)
+        self._entries.move_to_end(name_hash)
+        return outcome
+
+    def _take_off(self, name_hash: str) -> _Flight:
+        flight = _Flight(asyncio.ensure_future(self._store.get(name_hash)))
+        self._flights[name_hash] = flight
+
+        def land(task: asyncio.Task[Record | None]) -> None:
+            if self._flights.get(name_hash) is flight:
+                del self._flights[name_hash]
+            if not task.cancelled():
+                task.exception()  # marks it as seen when every caller has gone away
+
+        flight.task.add_done_callback(land)
+        return flight
+
+    def _remember(self, name_hash: str, record: Record | None, policies: PolicySet) -> Session | LookupFailure:
+        if record is None:
+            failure = LookupFailure("there is no record of that name in the organisation", missing=True)
+            self._absent[name_hash] = (self._clock.monotonic() + _ABSENT_SECONDS, failure)
+            if len(self._absent) > _ABSENT_CAPACITY:
+                self._absent.popitem(last=False)
+            return failure
+        outcome = _compiled(record, policies)
+        self._entries[name_hash] = (policies, outcome, record.delete_at)
+        self._entries.move_to_end(name_hash)
+        if len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+        return outcome
+
+    async def _missing_reason(self, org: str, name: str) -> str:
+        named = org_of_key(name)
+        if named is not None and named != org and await self._store.get(stored_name(named, name)) is not None:
+            return f"the key belongs to organisation {named!r}, the API to {org!r}"
+        if name != name.strip():
+            if await self._store.get(stored_name(org, name.strip())) is not None:
+                return "the name ends in a blank or a line break; without it, it exists"
+        # Bounded: the answer helps an operator, and must not let a client read the store at will.
+        for other in (await self._store.organisations())[:_OTHER_ORGANISATIONS]:
+            if other != org and await self._store.get(stored_name(other, name)) is not None:
+                return f"the name exists in organisation {other!r}, the API belongs to {org!r}"
+        return f"there is no record of that name in organisation {org!r}"
+
+    def _forget(self, name_hash: str) -> None:
+        self._entries.pop(name_hash, None)
+        self._absent.pop(name_hash, None)
+        flight = self._flights.pop(name_hash, None)
+        if flight is not None:
+            flight.stale = True
+
+
+def _compiled(record: Record, policies: PolicySet) -> Session | LookupFailure:
+    try:
+        document = parse_stored(record.document)
+    except DocumentError as broken:
+        return LookupFailure(f"the stored record cannot be read: {broken}")
+    session = lay_over(document, record, policies)
+    return LookupFailure(session.reason) if isinstance(session, PolicyProblem) else session
