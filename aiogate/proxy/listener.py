@@ -1,0 +1,671 @@
+"""The journey of a request.
+
+`ClientConnection.start` is the loop of one connection: take the next message, serve it, go on or leave. `_serve` is the
+journey of one request, top to bottom: examine, route, run the chain, write. A plain one costs no
+task and no timer.
+
+This stands on aiohttp's `RequestHandler`: its C parser, its queue of pipelined messages and its flow control are kept,
+its `start` is replaced. That carries over, with a test in `tests/wire` for each point:
+
+* the parser is told about each message taken from the queue, and refills the queue when it has drained;
+* a parse error is a message in the queue, answered in its turn, after the responses before it;
+* behind a message with an upgrade the parser stands still, so that connection ends with its response;
+* a body that nobody read is never taken for the next request: the connection ends, lingering, so that the client gets
+  to read the response;
+* when the client is gone the task is cancelled, and with it the upstream's part of the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import secrets
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import aiohttp.http_parser
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_server import Server
+
+from aiogate.chain.exchange import BodyBroken, Exchange, Response, problem_response
+from aiogate.errors import PROBLEMS, Problem
+from aiogate.proxy.body import NO_BODY, ClientBody
+from aiogate.proxy.relay import Truncated, framing_of, relay, response_head
+from aiogate.proxy.requests import (
+    ASTERISK,
+    HeadTimeout,
+    HeadTooLarge,
+    Network,
+    Target,
+    behind_proxies,
+    examine,
+    is_trusted,
+    normal_address,
+    parse_problem,
+)
+from aiogate.proxy.sweeper import Sweeper
+from aiogate.telemetry.decisions import Decision
+
+if TYPE_CHECKING:
+    from aiogate.chain.compile import Chain
+    from aiogate.clock import Clock
+    from aiogate.proxy.pool import UpstreamPools
+    from aiogate.proxy.router import Current, RouteTable
+
+__all__ = ["Listener", "ListenerOptions", "RuntimeUnfit", "check_runtime"]
+
+_log = logging.getLogger("aiogate.listener")
+
+_WRITE_AHEAD: Final = 64 * 1024
+_READ_AHEAD: Final = 64 * 1024
+_LINGER: Final = 2.0
+_BACKLOG: Final = 1024
+_RESET: Final = struct.pack("ii", 1, 0)
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TOO_MANY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 59\r\n"
+    b"Retry-After: 1\r\nConnection: close\r\n\r\n"
+    b'{"error":"The gateway is overloaded","code":"overloaded"}  '
+)
+
+
+class RuntimeUnfit(Exception):
+    """The interpreter, as it was started, cannot serve safely."""
+
+
+def check_runtime() -> None:
+    """Refuse to start where the promises of the listener do not hold. Raises `RuntimeUnfit`.
+
+    aiohttp's fallback parser in Python disagrees with the C parser about framing; `python -O` drops the assertions that
+    both aiohttp and we rely on.
+    """
+    if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeUnfit(
+            "aiohttp runs without its C parser: reinstall aiohttp from a wheel, unset AIOHTTP_NO_EXTENSIONS"
+        )
+    if sys.flags.optimize:
+        raise RuntimeUnfit("python -O (or PYTHONOPTIMIZE) removes assertions that the gateway relies on")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerOptions:
+    """What the settings say about clients. Times are seconds, sizes bytes."""
+
+    trusted_proxies: tuple[Network, ...] = ()
+    client_header: float = 10.0
+    client_body: float = 30.0
+    keepalive: float = 75.0
+    send_stall: float = 30.0
+    header_bytes: int = 64 * 1024
+    connections: int = 10_000
+
+
+class Answer(Protocol):
+    """Runs a chain; always answers, and raises nothing but `asyncio.CancelledError`."""
+
+    def __call__(self, chain: Chain, exchange: Exchange, /) -> Awaitable[Response]: ...
+
+
+class Listener:
+    """Accepts connections and serves what `current.table` holds at the time of each request.
+
+    `answer` runs a chain. `decide` gets the record of each refusal that no chain saw. `hello` answers `/hello` with a
+    status and a JSON body unless an API listens there. `pools` are swept for deadlines along with the clients.
+    """
+
+    def __init__(
+        self,
+        current: Current,
+        answer: Answer,
+        *,
+        clock: Clock,
+        decide: Callable[[Decision], None],
+        hello: Callable[[], tuple[int, bytes]],
+        pools: UpstreamPools,
+        options: ListenerOptions | None = None,
+    ) -> None:
+        self.current = current
+        self.answer = answer
+        self.clock = clock
+        self.decide = decide
+        self.hello = hello
+        self.options = options or ListenerOptions()
+        self.stopping = False
+        self.date_line = b""
+        self._date_second = 0
+        self._id_prefix = secrets.token_hex(6)
+        self._id_count = 0
+        self._clients: _Clients | None = None
+        self._servers: list[asyncio.Server] = []
+        self._sweeper = Sweeper(self._sweep, pools.sweep)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of every bound socket, ports that were asked for as 0 included."""
+        return [sock.getsockname()[:2] for server in self._servers for sock in server.sockets]
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return self._clients.count if self._clients is not None else 0
+
+    async def start(self, addresses: Sequence[tuple[str, int]] = (), sockets: Sequence[socket.socket] = ()) -> None:
+        """Listen on addresses (port 0: any) and on sockets that are bound already.
+
+        Raises OSError when an address cannot be bound; nothing listens then.
+        """
+        check_runtime()
+        loop = asyncio.get_running_loop()
+        self._clients = clients = _Clients(self, loop)
+        try:
+            for host, port in addresses:
+                self._servers.append(
+                    await loop.create_server(clients, host, port, backlog=_BACKLOG, reuse_address=True)
+                )
+            for sock in sockets:
+                self._servers.append(await loop.create_server(clients, sock=sock, backlog=_BACKLOG))
+        except OSError:
+            for server in self._servers:
+                server.close()
+            self._servers.clear()
+            raise
+        self._sweeper.start()
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets. Every response from here on ends its connection."""
+        self.stopping = True
+        for server in self._servers:
+            server.close()
+
+    async def drain(self, timeout: float) -> int:
+        """Wait until every connection has ended, then cut what is left after `timeout` seconds; returns how many.
+
+        An idle keep-alive connection is kept until the limit: a request may be on its way, and closing would lose it.
+        """
+        self.stop_accepting()
+        if self._clients is None:
+            return 0
+        cut = await self._clients.drain(timeout)
+        self._sweeper.stop()
+        return cut
+
+    def next_request_id(self) -> str:
+        self._id_count += 1
+        return f"{self._id_prefix}-{self._id_count:08x}"
+
+    def _sweep(self, now: float) -> None:
+        # The header has whole seconds, so made here it is never more than a sweep behind.
+        second = int(self.clock.now())
+        if second != self._date_second:
+            self._date_second = second
+            self.date_line = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+        if self._clients is not None:
+            self._clients.sweep(now)
+
+
+class _Clients(Server):
+    """aiohttp's factory of connections, with our own connections and our own way to wait for their end."""
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            _never,
+            handler_cancellation=True,
+            loop=loop,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=0,
+            max_field_size=8190,
+            max_headers=100,
+            max_line_size=8190,
+            read_bufsize=_READ_AHEAD,
+        )
+        self.listener = listener
+        self._open: set[ClientConnection] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __call__(self) -> ClientConnection:
+        return ClientConnection(self, self.listener, loop=self._loop, **self._kwargs)
+
+    @property
+    def count(self) -> int:
+        return len(self._open)
+
+    def arrived(self, client: ClientConnection) -> None:
+        self._open.add(client)
+        self._empty.clear()
+
+    def left(self, client: ClientConnection) -> None:
+        self._open.discard(client)
+        if not self._open:
+            self._empty.set()
+
+    def sweep(self, now: float) -> None:
+        for client in list(self._open):
+            client.sweep(now)
+
+    async def drain(self, timeout: float) -> int:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        cut = [client for client in self._open if client.busy]
+        for client in list(self._open):
+            client.cut()
+        await self._empty.wait()
+        return len(cut)
+
+
+async def _never(request: Any) -> Any:
+    raise AssertionError("ClientConnection.start does not call aiohttp's handler")
+
+
+class _Phase(enum.Enum):
+    """What a client's deadline is about."""
+
+    HEAD = enum.auto()
+    """A head has begun, or the connection is new."""
+    WORK = enum.auto()
+    """The chain runs; the deadlines of upstream and body hold."""
+    SEND = enum.auto()
+    """The response waits for room."""
+    IDLE = enum.auto()
+    """Between two requests."""
+    LEAVING = enum.auto()
+    """The last response is on its way out."""
+
+
+class ClientConnection(RequestHandler):
+    """One connection from a client, and the one task that serves it."""
+
+    __slots__ = (
+        "_body",
+        "_clients",
+        "_deadline",
+        "_head_size",
+        "_latest",
+        "_listener",
+        "_peer",
+        "_phase",
+        "_secure",
+        "_task",
+        "_trusted",
+    )
+
+    def __init__(
+        self, clients: _Clients, listener: Listener, *, loop: asyncio.AbstractEventLoop, **kwargs: Any
+    ) -> None:
+        super().__init__(clients, loop=loop, **kwargs)
+        self._clients = clients
+        self._listener = listener
+        self._body: ClientBody | None = None
+        self._latest: StreamReader = EMPTY_PAYLOAD
+        self._head_size = 0
+        self._phase = _Phase.HEAD
+        self._deadline = inf
+        self._peer = ""
+        self._trusted = False
+        self._secure = False
+
+    # The loop of the connection
+
+    async def start(self) -> None:
+        try:
+            staying = True
+            while staying:
+                if not self._messages:
+                    await self._next_message()
+                message, payload = self._take_message()
+                if isinstance(message, _ErrInfo):
+                    self._refuse_unparsed(message.exc)
+                    break
+                staying = await self._serve(message, payload)
+        except asyncio.CancelledError:
+            self.cut()
+            raise
+        except (ConnectionError, Truncated) as error:
+            _log.debug("%s: response not completed: %s", self._peer, error)
+            self._reset()
+
+    async def _next_message(self) -> None:
+        if self._head_size:
+            self._enter(_Phase.HEAD, self._listener.options.client_header)
+        elif self._request_count:
+            self._enter(_Phase.IDLE, self._listener.options.keepalive)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _take_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
+        taken = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        self._phase = _Phase.WORK
+        self._deadline = inf
+        return taken
+
+    # The journey of a request
+
+    async def _serve(self, message: RawRequestMessage, payload: StreamReader) -> bool:
+        """Answer one request. Whether the connection goes on."""
+        listener = self._listener
+        table = listener.current.table
+        request_id = listener.next_request_id()
+        target = examine(message, listener.options.header_bytes)
+        if isinstance(target, Problem):
+            response = self._refuse(target, message, request_id, "listener", table)
+            return await self._respond(response, message, payload, request_id, keep=False)
+        api = table.match(target.host, target.path)
+        if api is None:
+            response = self._answer_unrouted(target, message, request_id, table)
+            return await self._respond(response, message, payload, request_id)
+        exchange = self._exchange(message, payload, target, request_id, table)
+        if isinstance(exchange, Problem):
+            response = self._refuse(exchange, message, request_id, "listener", table)
+            return await self._respond(response, message, payload, request_id)
+        lease = api.lease
+        lease.active += 1
+        try:
+            exchange.api = api
+            response = await listener.answer(api.select(exchange), exchange)
+            return await self._respond(response, message, payload, request_id)
+        finally:
+            self._body = None
+            lease.active -= 1
+            if not lease.active:
+                lease.done()
+
+    def _exchange(
+        self, message: RawRequestMessage, payload: StreamReader, target: Target, request_id: str, table: RouteTable
+    ) -> Exchange | Problem:
+        listener = self._listener
+        headers = message.headers
+        client_ip = self._peer
+        scheme = "https" if self._secure else "http"
+        if "X-Forwarded-For" in headers:
+            found = behind_proxies(headers, self._peer, listener.options.trusted_proxies)
+            if isinstance(found, Problem):
+                return found
+            client_ip = found
+        if self._trusted and (told := headers.get("X-Forwarded-Proto", "").lower()) in ("http", "https"):
+            scheme = told
+        body: ClientBody | Any = NO_BODY
+        if payload is not EMPTY_PAYLOAD:
+            promise = self._promise_body if "Expect" in headers and message.version == (1, 1) else None
+            body = self._body = ClientBody(payload, target.length, listener.options.client_body, promise)
+        return Exchange(
+            method=message.method,
+            path=target.path,
+            query=target.query,
+            headers=headers,
+            raw_headers=message.raw_headers,
+            body=body,
+            host=target.host,
+            scheme=scheme,
+            peer=self._peer,
+            client_ip=client_ip,
+            trusted_peer=self._trusted,
+            version_1_1=message.version == (1, 1),
+            request_id=request_id,
+            started=listener.clock.monotonic(),
+            policies=table.policies,
+            generation=table.generation,
+        )
+
+    def _answer_unrouted(
+        self, target: Target, message: RawRequestMessage, request_id: str, table: RouteTable
+    ) -> Response:
+        if target.path == ASTERISK:
+            return Response(204, headers={"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"})
+        if target.path == "/hello" and message.method in ("GET", "HEAD"):
+            status, body = self._listener.hello()
+            return Response(status, body, headers={"Content-Type": "application/json"})
+        problem = PROBLEMS["not_found"].because("no API listens on this path")
+        return self._refuse(problem, message, request_id, "router", table)
+
+    def _refuse(
+        self, problem: Problem, message: RawRequestMessage, request_id: str, step: str, table: RouteTable
+    ) -> Response:
+        """Record and render a refusal that no chain saw."""
+        path = message.path.partition("?")[0][:2048].encode("utf-8", "backslashreplace").decode()
+        self._listener.decide(
+            Decision(
+                request_id=request_id,
+                at=self._listener.clock.now(),
+                method=message.method,
+                path=path,
+                step=step,
+                code=problem.code,
+                status=problem.status,
+                message=problem.message,
+                reason=problem.detail.encode("utf-8", "backslashreplace").decode(),
+                client_ip=self._peer,
+                generation=table.generation,
+            )
+        )
+        return problem_response(problem, request_id, message.headers.get("Content-Type", ""))
+
+    async def _respond(
+        self,
+        response: Response,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        request_id: str,
+        *,
+        keep: bool = True,
+    ) -> bool:
+        """Write a response. Whether the connection can go on: the next message begins where this one ended."""
+        body = response.body
+        try:
+            version_1_1 = message.version == (1, 1)
+            try:
+                pairs = response.wire_headers()
+                framing = framing_of(response.status, pairs, body, message.method, version_1_1=version_1_1)
+                keep = keep and not (
+                    message.should_close
+                    or message.upgrade
+                    or framing.closes
+                    or self._listener.stopping
+                    or not payload.is_eof()
+                )
+                connection = b"" if keep and version_1_1 else _KEEP_ALIVE if keep else _CLOSE
+                head = response_head(response.status, pairs, framing, request_id, self._listener.date_line, connection)
+            except ValueError as error:
+                _log.error("request %s: the response cannot be sent: %s", request_id, error)
+                problem = PROBLEMS["internal_error"].because(f"the response cannot be sent: {error}")
+                refused = self._refuse(problem, message, request_id, "listener", self._listener.current.table)
+                return await self._respond(refused, message, payload, request_id, keep=False)
+            if isinstance(body, bytes):
+                self.write(head if framing.bodiless else head + body)
+                if self._paused:
+                    await self.drain()
+            else:
+                self.write(head)
+                if not framing.bodiless:
+                    await relay(body, self, framing)
+        finally:
+            if not isinstance(body, bytes):
+                body.close()
+        if not keep:
+            self._leave(lingering=not payload.is_eof())
+        return keep
+
+    def _refuse_unparsed(self, error: BaseException) -> None:
+        """Answer what is not a request, and leave."""
+        problem = parse_problem(error)
+        request_id = self._listener.next_request_id()
+        table = self._listener.current.table
+        response = self._refuse(problem, _NOT_PARSED, request_id, "listener", table)
+        assert isinstance(response.body, bytes)
+        pairs = response.wire_headers()
+        framing = framing_of(response.status, pairs, response.body, "GET", version_1_1=True)
+        head = response_head(response.status, pairs, framing, request_id, self._listener.date_line, _CLOSE)
+        self.write(head + response.body)
+        self._leave(lingering=True)
+
+    def _promise_body(self) -> None:
+        if self.transport is not None:
+            self.transport.write(_CONTINUE)
+
+    # Writing
+
+    def write(self, data: bytes) -> None:
+        if self.transport is None:
+            raise ConnectionResetError("the client is gone")
+        self.transport.write(data)
+
+    async def drain(self) -> None:
+        if self._paused:
+            self._enter(_Phase.SEND, self._listener.options.send_stall)
+            await self._drain_helper()
+            self._phase = _Phase.WORK
+            self._deadline = inf
+        if self.transport is None:
+            raise ConnectionResetError("the client is gone")
+
+    # The end of the connection
+
+    def _leave(self, *, lingering: bool) -> None:
+        """No further request. Lingering: the client still sends, and a reset would destroy what it has not read."""
+        self._close = True
+        transport = self.transport
+        if transport is None:
+            return
+        if lingering and transport.can_write_eof():
+            self._enter(_Phase.LEAVING, _LINGER)
+            transport.write_eof()
+            self._resume_transport_reading()
+        else:
+            self._enter(_Phase.LEAVING, self._listener.options.send_stall)
+            transport.close()
+
+    def _reset(self) -> None:
+        """End the connection so that the client cannot take it for the regular end of a body."""
+        transport = self.transport
+        if transport is not None:
+            sock = transport.get_extra_info("socket")
+            if sock is not None and not self._secure:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            transport.abort()
+
+    def cut(self) -> None:
+        """End the connection now, and the request with it."""
+        self._close = True
+        if self.transport is not None:
+            if self._phase is _Phase.IDLE:
+                self.transport.close()
+            else:
+                self.transport.abort()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is in progress."""
+        return self._phase in (_Phase.WORK, _Phase.SEND)
+
+    # Deadlines
+
+    def _enter(self, phase: _Phase, seconds: float) -> None:
+        self._phase = phase
+        self._deadline = self._loop.time() + seconds
+
+    def sweep(self, now: float) -> None:
+        if self._body is not None:
+            self._body.sweep(now)
+        if now < self._deadline:
+            return
+        self._deadline = inf
+        if self._phase is _Phase.HEAD and self._head_size:
+            self._interject(HeadTimeout("the head did not arrive in time"))
+        elif self._phase is _Phase.SEND:
+            self._reset()
+        else:
+            self.cut()
+
+    def _interject(self, error: Exception) -> None:
+        """Queue a refusal of what is arriving, and listen no more."""
+        self._messages.append((_ErrInfo(status=400, exc=error, message=str(error)), EMPTY_PAYLOAD))
+        self._close = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        options = self._listener.options
+        if self._clients.count >= options.connections:
+            self._manager = None
+            self._close = True
+            transport.write(_TOO_MANY)
+            transport.close()
+            return
+        transport.set_write_buffer_limits(high=_WRITE_AHEAD)
+        peername = transport.get_extra_info("peername")
+        self._peer = normal_address(str(peername[0])) if isinstance(peername, tuple) else ""
+        self._trusted = is_trusted(self._peer, options.trusted_proxies)
+        self._secure = transport.get_extra_info("ssl_object") is not None
+        self._enter(_Phase.HEAD, options.client_header)
+        self._clients.arrived(self)
+        super().connection_made(transport)
+        task = self._task_handler
+        assert task is not None
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("connection from %s: a bug ended it", self._peer, exc_info=task.exception())
+            self._reset()
+        if self.transport is None:
+            self._clients.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._close:
+            return
+        count = self._request_count
+        super().data_received(data)
+        if self._request_count != count:
+            self._head_size = 0
+            message, payload = self._messages[-1]
+            if isinstance(message, _ErrInfo) and not self._latest.is_eof():
+                # The parser does not tell a body's reader that the framing broke.
+                self._latest.set_exception(BodyBroken(str(message.exc)))
+            self._latest = payload
+        elif self._latest.is_eof() and not self._upgraded and data:
+            # A head in pieces: bounded in size, and in time from its first byte on.
+            if not self._head_size and self._waiter is not None:
+                self._enter(_Phase.HEAD, self._listener.options.client_header)
+            self._head_size += len(data)
+            if self._head_size > self._listener.options.header_bytes + _REQUEST_LINE:
+                self._interject(HeadTooLarge("the head is too large"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._manager is None:
+            return
+        gone = BodyBroken("the client is gone")
+        for _, payload in [*self._messages, (None, self._latest)]:
+            if not payload.is_eof():
+                payload.set_exception(gone)
+        task = self._task_handler
+        super().connection_lost(exc)
+        if task is None or task.done():
+            self._clients.left(self)
+
+
+_REQUEST_LINE: Final = 8190
+_NOT_PARSED: Final = aiohttp.web_protocol.ERROR

@@ -1,0 +1,301 @@
+"""Connections to upstreams, kept for the next request.
+
+One pool per origin and options; equal upstreams share it, in one generation and across a reload, because whoever is
+compiled against it holds a lease. The last connection used is used next, so that surplus ones grow old and are closed.
+At the limit requests queue, first come first served; a queue that is full, or that moves too slowly, is `Overloaded`.
+
+The caller says where to connect, once, from the definition: nothing of a request decides on an address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import threading
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from aiogate.proxy.connection import UpstreamConnection
+
+__all__ = ["Origin", "Overloaded", "Pool", "PoolOptions", "Unreachable", "UpstreamPools"]
+
+_NAME_LIFETIME: Final = 30.0
+_NAMES_REMEMBERED: Final = 1024
+
+
+class Overloaded(Exception):
+    """Every connection is in use and the queue for one is full, or did not move in time."""
+
+
+class Unreachable(Exception):
+    """No address of the origin took the connection. `timed_out`: because it did not answer in time."""
+
+    def __init__(self, reason: str, *, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.timed_out = timed_out
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an upstream listens. `scheme` is http or https; `host` is a name or an address without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """How connections are made and kept. Times are seconds.
+
+    `connect` bounds one attempt, TLS included; `connections` is the most at one time; `queue` the most requests that
+    wait for one, each for at most `wait`; `idle` is how long an unused connection is kept.
+    """
+
+    connect: float = 5.0
+    connections: int = 1024
+    queue: int = 1024
+    wait: float = 5.0
+    idle: float = 60.0
+
+
+class Pool:
+    """All connections to one origin."""
+
+    __slots__ = ("_closed", "_connecting", "_connections", "_idle", "_names", "_waiters", "options", "origin")
+
+    def __init__(self, origin: Origin, options: PoolOptions, names: NameCache) -> None:
+        self.origin = origin
+        self.options = options
+        self._names = names
+        self._idle: list[UpstreamConnection] = []
+        self._connections: set[UpstreamConnection] = set()
+        self._connecting = 0
+        self._waiters: deque[asyncio.Future[UpstreamConnection | None]] = deque()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Pool {self.origin}: {len(self._connections)} open, {len(self._idle)} idle, {len(self._waiters)} waiting>"
+        )
+
+    @property
+    def open(self) -> int:
+        """Connections that exist, in use or idle."""
+        return len(self._connections)
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for a request."""
+        return len(self._idle)
+
+    def take_idle(self) -> UpstreamConnection | None:
+        """A connection that is at hand, or None: then `connect`."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection, or one that comes free when the limit is reached. Raises `Unreachable`, `Overloaded`."""
+        if len(self._connections) + self._connecting < self.options.connections:
+            self._connecting += 1
+        else:
+            given = await self._wait()
+            if given is not None:
+                return given if given.usable else await self.connect()
+        try:
+            connection = await self._open()
+        except BaseException:
+            self._connecting -= 1
+            self._make_room()
+            raise
+        self._connecting -= 1
+        self._connections.add(connection)
+        return connection
+
+    def take_back(self, connection: UpstreamConnection) -> None:
+        """A connection has done its work."""
+        if self._closed:
+            connection.close()
+        elif not self._hand_on(connection):
+            connection.deadline = connection.loop.time() + self.options.idle
+            self._idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._make_room()
+
+    def sweep(self, now: float) -> None:
+        """End what has passed its deadline."""
+        for connection in [each for each in self._connections if each.deadline <= now]:
+            connection.expire()
+
+    def close(self) -> None:
+        """Keep no connection any longer. Requests in progress finish."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _hand_on(self, connection: UpstreamConnection | None) -> bool:
+        """Give a connection, or (None) the right to make one, which counts as made, to the first who waits."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return True
+        return False
+
+    def _make_room(self) -> None:
+        if len(self._connections) + self._connecting < self.options.connections and self._hand_on(None):
+            self._connecting += 1
+
+    async def _wait(self) -> UpstreamConnection | None:
+        if len(self._waiters) >= self.options.queue:
+            raise Overloaded(f"{len(self._waiters)} requests wait for a connection to {self.origin}")
+        waiter: asyncio.Future[UpstreamConnection | None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(self.options.wait):
+                return await waiter
+        except TimeoutError:
+            self._withdraw(waiter)
+            raise Overloaded(f"no connection to {self.origin} came free in {self.options.wait:g} s") from None
+        except asyncio.CancelledError:
+            self._withdraw(waiter)
+            raise
+
+    def _withdraw(self, waiter: asyncio.Future[UpstreamConnection | None]) -> None:
+        """Who waited is gone. What was handed over in the same tick goes to the next."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        if waiter.done() and not waiter.cancelled():
+            given = waiter.result()
+            if given is None:
+                self._connecting -= 1
+                self._make_room()
+            elif given.usable:
+                self.take_back(given)
+
+    async def _open(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        secure = _default_tls() if self.origin.scheme == "https" else None
+        failure: Exception | None = None
+        for address in await self._names.addresses(self.origin.host, self.origin.port):
+            try:
+                async with asyncio.timeout(self.options.connect):
+                    _, connection = await loop.create_connection(
+                        lambda: UpstreamConnection(self, loop),
+                        address,
+                        self.origin.port,
+                        ssl=secure,
+                        server_hostname=self.origin.host if secure is not None else None,
+                    )
+            except OSError as error:  # TimeoutError and ssl.SSLError are among them
+                failure = error
+                continue
+            return connection
+        reason = f"{self.origin}: {failure or 'the name has no address'}"
+        raise Unreachable(reason, timed_out=isinstance(failure, TimeoutError)) from failure
+
+
+class NameCache:
+    """Addresses of host names, remembered for half a minute; a name that does not resolve is `Unreachable`."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
+
+    async def addresses(self, host: str, port: int) -> tuple[str, ...]:
+        if _is_address(host):
+            return (host,)
+        loop = asyncio.get_running_loop()
+        known = self._known.get((host, port))
+        if known is not None and known[0] > loop.time():
+            return known[1]
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Unreachable(f"{host} does not resolve: {error}") from error
+        addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if len(self._known) >= _NAMES_REMEMBERED:
+            self._known.clear()
+        self._known[host, port] = (loop.time() + _NAME_LIFETIME, addresses)
+        return addresses
+
+
+class UpstreamPools:
+    """Every pool of the process. Made once; outlives all generations.
+
+    `lease` and `release` may be called from the thread that compiles; everything else belongs to the loop.
+    """
+
+    __slots__ = ("_leases", "_lock", "_names", "_pools")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names = NameCache()
+        self._pools: dict[tuple[Origin, PoolOptions], Pool] = {}
+        self._leases: dict[tuple[Origin, PoolOptions], int] = {}
+
+    def lease(self, origin: Origin, options: PoolOptions) -> Pool:
+        """The pool for this origin, kept until `release` has been called as often as `lease`."""
+        key = (origin, options)
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = self._pools[key] = Pool(origin, options, self._names)
+            self._leases[key] = self._leases.get(key, 0) + 1
+            return pool
+
+    def release(self, pool: Pool) -> None:
+        """Give a lease back; with the last one the pool's idle connections are closed."""
+        key = (pool.origin, pool.options)
+        with self._lock:
+            left = self._leases[key] - 1
+            if left:
+                self._leases[key] = left
+                return
+            del self._leases[key], self._pools[key]
+        pool.close()
+
+    def sweep(self, now: float) -> None:
+        """End what has passed its deadline, in all pools."""
+        with self._lock:
+            pools = list(self._pools.values())
+        for pool in pools:
+            pool.sweep(now)
+
+    def close(self) -> None:
+        """Keep no connection any longer: the process stops."""
+        with self._lock:
+            pools = list(self._pools.values())
+        for pool in pools:
+            pool.close()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def _default_tls() -> ssl.SSLContext:
+    """The system's authorities, host names checked."""
+    return ssl.create_default_context()

@@ -1,0 +1,87 @@
+"""Which API takes a request: host first, then the longest listen path, on whole segments.
+
+A table is immutable and holds everything of one generation that a request needs. A reload makes a new table and puts it
+into `Current`; a request keeps the table that it read first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiogate.chain.compile import CompiledApi
+    from aiogate.domain.policy import PolicySet
+
+__all__ = ["Current", "RouteTable"]
+
+
+class _Paths:
+    """Listen paths without their last slash, and how many segments the deepest of them has."""
+
+    __slots__ = ("apis", "depth")
+
+    def __init__(self) -> None:
+        self.apis: dict[str, CompiledApi] = {}
+        self.depth = 0
+
+    def add(self, api: CompiledApi) -> None:
+        key = api.listen_path.rstrip("/")
+        if key in self.apis:
+            raise ValueError(f"the APIs {self.apis[key].id} and {api.id} listen on the same path {api.listen_path}")
+        self.apis[key] = api
+        self.depth = max(self.depth, key.count("/"))
+
+    def match(self, path: str) -> CompiledApi | None:
+        # Splitting no deeper than the deepest listen path keeps a path of thousands of segments cheap.
+        segments = path.split("/", self.depth + 1)
+        for length in range(min(len(segments), self.depth + 1), 0, -1):
+            api = self.apis.get("/".join(segments[:length]))
+            if api is not None:
+                return api
+        return None
+
+
+class RouteTable:
+    """The APIs and policies of one generation. `made_at` is epoch seconds."""
+
+    __slots__ = ("_anywhere", "_by_host", "apis", "generation", "made_at", "policies")
+
+    def __init__(self, generation: int, apis: Sequence[CompiledApi], policies: PolicySet, made_at: float) -> None:
+        self.generation = generation
+        self.policies = policies
+        self.made_at = made_at
+        self.apis: Mapping[str, CompiledApi] = MappingProxyType({api.id: api for api in apis})
+        self._anywhere = _Paths()
+        self._by_host: dict[str, _Paths] = {}
+        for api in apis:
+            if api.host:
+                self._by_host.setdefault(api.host.lower(), _Paths()).add(api)
+            else:
+                self._anywhere.add(api)
+
+    def match(self, host: str, path: str) -> CompiledApi | None:
+        """The API for a canonical path. `host` is lower case and without a port.
+
+        `/login-api` matches a listen path `/login-api/`; `/login-apis` does not.
+        """
+        if self._by_host:
+            paths = self._by_host.get(host)
+            if paths is not None:
+                api = paths.match(path)
+                if api is not None:
+                    return api
+        return self._anywhere.match(path)
+
+    def __repr__(self) -> str:
+        return f"<RouteTable generation {self.generation}, {len(self.apis)} APIs>"
+
+
+class Current:
+    """The one place that a reload changes."""
+
+    __slots__ = ("table",)
+
+    def __init__(self, table: RouteTable) -> None:
+        self.table = table
