@@ -135,7 +135,11 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
     Problem("auth_failed", 401, "User not authorised", event="AuthFailure"),
     Problem("key_unknown", 403, _DISALLOWED, event="AuthFailure"),
     Problem("auth_busy", 503, "Too many credentials are being verified, try again", headers=(("Retry-After", "1"),)),
-    Problem("session_missing", 400, "Session state is missing or unset! Please make sure that auth headers are properly applied"),
+    Problem(
+        "session_missing",
+        400,
+        "Session state is missing or unset! Please make sure that auth headers are properly applied",
+    ),
     Problem("key_inactive", 403, "Key is inactive, please renew", event="KeyExpired"),
     Problem("key_expired", 401, "Key has expired, please renew", event="KeyExpired"),
     Problem("access_denied", 403, _DISALLOWED),
@@ -170,6 +174,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
 DIAGNOSTICS: Final[Mapping[str, str]] = {
     # reading a file
     "file_unreadable": "The file or folder cannot be read.",
+    "file_ignored": "A file that nothing reads; a warning.",
     "file_too_large": "The file is larger than 1 MiB.",
     "file_encoding": "The file is not UTF-8 text.",
     "yaml_syntax": "The text is not YAML.",
@@ -204,6 +209,7 @@ DIAGNOSTICS: Final[Mapping[str, str]] = {
     # settings and the process
     "store_workers": "More than one worker on a store that serves one.",
     "store_unknown": "A store of that kind does not exist.",
+    "store_unavailable": "The store cannot be opened.",
     "secret_weak": "A control secret that is empty, short or a well-known default.",
     "address_in_use": "The address cannot be bound.",
     "plugin_broken": "A plugin that cannot be loaded.",

@@ -73,7 +73,8 @@ class BuildContext:
     """What a `build` function gets beside its configuration.
 
     `version` is the version's name that is being compiled. `siblings` are the names of all methods in the same `auth`
-    list. `position` is where the plugin's key stands in the file.
+    list. `ordinal` counts the uses of this plugin in the definition, from 0. `position` is where the plugin's key
+    stands in the file.
     """
 
     definition: Definition
@@ -81,6 +82,7 @@ class BuildContext:
     services: Services
     position: Position
     siblings: tuple[str, ...] = ()
+    ordinal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Middleware:
     on_request: OnRequest | None = None
     on_response: OnResponse | None = None
     buckets: Sequence[tuple[Bucket, Problem]] = ()
-    close: Callable[[], Awaitable[None] | None] | None = None
+    close: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Authenticator:
     credential_headers: tuple[str, ...] = ()
     credential_query: tuple[str, ...] = ()
     credential_cookies: tuple[str, ...] = ()
-    close: Callable[[], Awaitable[None] | None] | None = None
+    close: Callable[[], None] | None = None
 
 
 class MiddlewareBuilder(Protocol):

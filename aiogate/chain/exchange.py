@@ -21,7 +21,7 @@ from aiogate.errors import Problem
 if TYPE_CHECKING:
     from aiogate.chain.compile import CompiledApi
     from aiogate.domain.policy import PolicySet
-    from aiogate.domain.session import Session
+    from aiogate.domain.session import Grant, Session
 
 __all__ = ["BodyStream", "Exchange", "HeaderEdits", "RequestBody", "Response", "problem_response"]
 
@@ -198,11 +198,13 @@ class Exchange:
     `headers`, `raw_headers`, `version_1_1`, `peer` (address of the socket's other end), `client_ip` (behind trusted
     proxies), `scheme`, `host`, `request_id`, `body`, `started` (monotonic seconds).
 
-    Fixed by the route: `api`, `version` (name, or None while undecided), `tail` (canonical path behind the listen path
-    and behind the version's segment, begins with `/`).
+    Fixed by the route: `policies` and `generation` that the request started with, `api`, `version` (name, or None while
+    undecided), `tail` (canonical path behind the listen path, and behind the version's segment where that is stripped;
+    begins with `/`).
 
-    Left by steps: `session`, `credential_kind`, `upstream_path` (None: derived from `tail`), `upstream_query`,
-    `upstream_headers`, `problem`, and `state`, where a plugin keeps what belongs to this request under its own name.
+    Left by steps: `session` and its `grant` at this API, `credential_kind`, `upstream_path` (None: derived from
+    `tail`), `upstream_query`, `upstream_headers`, `problem`, and `state`, where a plugin keeps what belongs to this
+    request under its own name.
     """
 
     __slots__ = (
@@ -212,6 +214,8 @@ class Exchange:
         "body",
         "client_ip",
         "credential_kind",
+        "generation",
+        "grant",
         "headers",
         "host",
         "method",
@@ -222,7 +226,6 @@ class Exchange:
         "query",
         "quota_shown",
         "raw_headers",
-        "refused_by",
         "request_id",
         "scheme",
         "session",
@@ -254,6 +257,7 @@ class Exchange:
         request_id: str,
         started: float,
         policies: PolicySet,
+        generation: int = 0,
     ) -> None:
         self.method = method
         self.path = path
@@ -270,6 +274,8 @@ class Exchange:
         self.request_id = request_id
         self.started = started
         self.policies = policies
+        self.generation = generation
+        self.grant: Grant | None = None
         self.api: CompiledApi | None = None
         self.version: str | None = None
         self.version_problem: Problem | None = None
@@ -279,7 +285,6 @@ class Exchange:
         self.upstream_path: str | None = None
         self.upstream_query: str | None = None
         self.problem: Problem | None = None
-        self.refused_by = -1
         self.quota_shown: tuple[int, int, int] | None = None
         self._upstream_headers: HeaderEdits | None = None
         self._state: dict[str, Any] | None = None
@@ -311,7 +316,7 @@ _XML_TYPES: Final = ("application/xml", "text/xml", "application/soap+xml")
 
 
 def problem_response(problem: Problem, request_id: str, request_content_type: str = "") -> Response:
-    """The refusal as the client sees it: one-line JSON, or XML when the request's Content-Type is XML (differences.md)."""
+    """The refusal as the client sees it: one-line JSON, or XML when the request's Content-Type is XML."""
     if request_content_type.partition(";")[0].strip().lower() in _XML_TYPES:
         text = xml.sax.saxutils.escape(problem.message)
         body = (

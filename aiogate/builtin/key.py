@@ -1,0 +1,143 @@
+"""Authenticate by a key: a token that names a session.
+
+    auth:
+      - key: {header: Authorization, query: api_key, cookie: null}
+
+The key stands in the header (a leading `Bearer ` is taken off), in a query parameter or in a cookie; presented in
+several of these places, it must be the same everywhere. Only sessions that were made as keys are accepted: the name of
+a basic-auth user is not a key (differences.md, "Credentials and sessions").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import parse_qsl
+
+from pydantic import model_validator
+
+from aiogate import (
+    PROBLEMS,
+    Authenticator,
+    AuthenticatorKind,
+    BuildContext,
+    Exchange,
+    LookupFailure,
+    Model,
+    Problem,
+    Session,
+    hookimpl,
+)
+
+SHORTEST: Final = 3
+"""A token shorter than this is no key (Tyk's `min_token_length`)."""
+LONGEST: Final = 4096
+
+
+class Config(Model):
+    """Where the key is looked for. `null` switches a place off."""
+
+    header: str | None = "Authorization"
+    query: str | None = None
+    cookie: str | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Config:
+        if not (self.header or self.query or self.cookie):
+            raise ValueError("a key needs a place: header, query or cookie")
+        return self
+
+
+@hookimpl
+def aiogate_middleware() -> AuthenticatorKind:
+    return AuthenticatorKind("key", Config, build, "a token in a header, a query parameter or a cookie")
+
+
+def build(config: Config, context: BuildContext) -> Authenticator:
+    sessions = context.services.sessions
+    org = context.definition.org
+    present = presented_by(config, context.siblings)
+
+    def authenticate(exchange: Exchange) -> Session | Problem | None | Awaitable[Session | Problem]:
+        token = present(exchange)
+        if token is None or type(token) is Problem:
+            return token
+        assert isinstance(token, str)
+        found = sessions.cached(org, token, exchange.policies)
+        if type(found) is Session:
+            return found if found.kind == "key" else wrong_kind(found)
+        return look_up(exchange, token)
+
+    async def look_up(exchange: Exchange, token: str) -> Session | Problem:
+        if len(token) < SHORTEST or len(token) > LONGEST:
+            return PROBLEMS["key_unknown"].because(f"no key has {len(token)} characters")
+        found = await sessions.find(org, token, exchange.policies)
+        if isinstance(found, LookupFailure):
+            reason = await sessions.explain_missing(org, token) if found.missing else found.reason
+            return PROBLEMS["key_unknown"].because(reason)
+        return found if found.kind == "key" else wrong_kind(found)
+
+    return Authenticator(
+        kind="key",
+        authenticate=authenticate,
+        missing=PROBLEMS["auth_missing"],
+        credential_headers=(config.header,) if config.header else (),
+        credential_query=(config.query,) if config.query else (),
+        credential_cookies=(config.cookie,) if config.cookie else (),
+    )
+
+
+def wrong_kind(session: Session) -> Problem:
+    return PROBLEMS["key_unknown"].because(
+        f"the name belongs to a session of kind {session.kind} ({session.label}), which is not accepted as a key"
+    )
+
+
+def presented_by(config: Config, siblings: tuple[str, ...]) -> Callable[[Exchange], str | Problem | None]:
+    """The function that finds the token of a request: the token, None, or a problem where two places differ."""
+    header, query, cookie = config.header, config.query, config.cookie
+    leaves_basic = "basic" in siblings
+    leaves_jwt = "jwt" in siblings
+
+    def from_header(exchange: Exchange) -> str | None:
+        assert header is not None
+        value = exchange.headers.get(header)
+        if value is None:
+            return None
+        scheme, _, rest = value.partition(" ")
+        scheme = scheme.lower()
+        if scheme == "bearer" and rest:
+            token = rest.strip()
+            return None if leaves_jwt and token.count(".") == 2 else token
+        if leaves_basic and scheme == "basic":
+            return None
+        return value.strip() or None
+
+    if header is not None and query is None and cookie is None:
+        return from_header
+
+    def from_anywhere(exchange: Exchange) -> str | Problem | None:
+        values: set[str] = set()
+        if header is not None and (value := from_header(exchange)):
+            values.add(value)
+        if query is not None and exchange.query:
+            pairs = parse_qsl(exchange.query, keep_blank_values=False)
+            values.update(value for name, value in pairs if name == query)
+        if cookie is not None:
+            for line in exchange.headers.getall("Cookie", ()):
+                values.update(cookies_named(cookie, line))
+        if len(values) > 1:
+            return PROBLEMS["auth_ambiguous"].because("the header, the query or the cookie carry differing keys")
+        return values.pop() if values else None
+
+    return from_anywhere
+
+
+def cookies_named(name: str, line: str) -> list[str]:
+    """Every non-empty value of the cookie in one Cookie header (RFC 6265 section 5.4)."""
+    values = []
+    for crumb in line.split(";"):
+        key, found, value = crumb.strip().partition("=")
+        if found and key.strip() == name and value:
+            values.append(value.strip().strip('"'))
+    return values

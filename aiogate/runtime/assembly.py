@@ -1,0 +1,103 @@
+"""The one module that knows all rooms: from settings to a gateway that could serve.
+
+`assemble` reads top to bottom as the list of parts. Nothing here decides anything; the sockets are `worker`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiogate.chain.contracts import Services
+from aiogate.clock import Clock, SystemClock
+from aiogate.config.settings import Settings
+from aiogate.credentials.passwords import Passwords
+from aiogate.domain.policy import PolicySet
+from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.proxy.pool import UpstreamPools
+from aiogate.proxy.router import Current, RouteTable
+from aiogate.runtime.access import DashboardUser, DashboardUsers, kept_secret
+from aiogate.runtime.gateway import Gateway
+from aiogate.runtime.health import HealthSampler
+from aiogate.runtime.plugin_hooks import PluginHooks
+from aiogate.runtime.reload import Generation, Loader
+from aiogate.stores.base import Store, StoreUnavailable
+from aiogate.stores.factory import open_store
+from aiogate.stores.memory import MemoryStore
+from aiogate.stores.repositories import SessionDirectory
+from aiogate.telemetry.decisions import Decision
+from aiogate.telemetry.events import EventBus
+
+__all__ = ["assemble", "check"]
+
+
+@asynccontextmanager
+async def assemble(
+    settings: Settings, read_settings: Callable[[], Settings], clock: Clock | None = None
+) -> AsyncIterator[Gateway]:
+    """A gateway with its first generation loaded, its store open; both are let go at the end.
+
+    Raises `DiagnosticsFound` when something that was declared cannot be served.
+    """
+    clock = clock or SystemClock()
+    store = open_store(settings.store, settings.state, clock)
+    try:
+        await store.open()
+    except StoreUnavailable as trouble:
+        file = str(settings.state)
+        raise DiagnosticsFound([Diagnostic(file, 0, 0, "store_unavailable", str(trouble))]) from trouble
+    try:
+        services = services_of(settings, store, clock)
+        current = Current(RouteTable(0, (), PolicySet(()), clock.now()))
+
+        def record(decision: Decision) -> None:
+            store.decisions.append(decision)
+
+        gateway = Gateway(
+            settings=settings,
+            read_settings=read_settings,
+            services=services,
+            store=store,
+            current=current,
+            loader=Loader(services, record, clock.now),
+            health=HealthSampler(clock),
+            plugins=PluginHooks(services),
+            secret=settings.control.secret or kept_secret(settings.state / "control.secret"),
+            dashboard=DashboardUsers(
+                (DashboardUser("admin", "default", kept_secret(settings.state / "dashboard.key")),)
+            ),
+        )
+        try:
+            await gateway.start()
+            yield gateway
+        finally:
+            await gateway.plugins.stop()
+            services.upstreams.close()
+            await services.passwords.close()
+    finally:
+        await store.close()
+
+
+def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
+    """What plugins may touch, on this store."""
+    return Services(
+        clock=clock,
+        sessions=SessionDirectory(store.sessions, clock),
+        counters=store.counters,
+        passwords=Passwords(cost=settings.passwords.cost, cache_seconds=settings.passwords.cache, clock=clock),
+        events=EventBus(),
+        upstreams=UpstreamPools(),
+    )
+
+
+async def check(settings: Settings) -> Generation:
+    """Read, validate and compile everything as a start would, without opening a store or a socket.
+
+    Raises `DiagnosticsFound` with every mistake.
+    """
+    clock = SystemClock()
+    services = services_of(settings, MemoryStore(clock), clock)
+    try:
+        return await Loader(services, lambda decision: None, clock.now).load(settings, None)
+    finally:
+        await services.passwords.close()

@@ -1,0 +1,223 @@
+"""The running gateway: what is served now, and how it is replaced.
+
+One attribute changes on a reload: `current.table`. Reloads are serialised and coalesced: whoever asks while one runs
+shares the next one, so that a thousand signals make two reloads, not a thousand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.proxy.paths import canonical
+from aiogate.runtime import views
+from aiogate.runtime.reload import Change, Generation, Loader, ReloadVerdict, difference, retire
+
+if TYPE_CHECKING:
+    from aiogate.chain.contracts import Services
+    from aiogate.clock import Clock
+    from aiogate.config.settings import Settings
+    from aiogate.credentials.passwords import Passwords
+    from aiogate.proxy.router import Current
+    from aiogate.runtime.access import DashboardUsers
+    from aiogate.runtime.health import ApiHealth, HealthSampler
+    from aiogate.runtime.plugin_hooks import PluginHooks
+    from aiogate.stores.base import Store
+    from aiogate.stores.repositories import SessionDirectory
+    from aiogate.telemetry.events import EventBus
+
+__all__ = ["Gateway", "Status"]
+
+_log = logging.getLogger("aiogate.reload")
+RESTART_ONLY = ("listen", "control", "state", "store", "workers", "timeouts", "limits", "trusted_proxies", "passwords")
+"""Settings that a reload validates and a start applies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `aiogate status` prints."""
+
+    version: str
+    pid: int
+    generation: int
+    since: float
+    """Epoch seconds at which this generation began to serve."""
+    started: float
+    workers: int
+    apis: int
+    policies: int
+    store: str
+    listen: tuple[str, ...]
+    control: str
+    requests_running: int
+    connections: int
+    draining: bool
+    last_reload: ReloadVerdict | None
+
+
+class Gateway:
+    """One process of the gateway. Made by `runtime.assembly`; `control` and `worker` use it."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        read_settings: Callable[[], Settings],
+        services: Services,
+        store: Store,
+        current: Current,
+        loader: Loader,
+        health: HealthSampler,
+        plugins: PluginHooks,
+        secret: str,
+        dashboard: DashboardUsers,
+    ) -> None:
+        self.settings = settings
+        self.services = services
+        self.store = store
+        self.current = current
+        self.secret = secret
+        self.dashboard = dashboard
+        self.clock: Clock = services.clock
+        self.sessions: SessionDirectory = services.sessions
+        self.passwords: Passwords = services.passwords
+        self.events: EventBus = services.events
+        self.started = self.clock.now()
+        self.generation: Generation | None = None
+        self.last_reload: ReloadVerdict | None = None
+        self.draining = False
+        self.listen_addresses: tuple[str, ...] = ()
+        self.control_address = ""
+        self.connections: Callable[[], int] = lambda: 0
+        self.plugins = plugins
+        self._read_settings = read_settings
+        self._loader = loader
+        self._health = health
+        self._reloading = asyncio.Lock()
+        self._next: asyncio.Task[ReloadVerdict] | None = None
+
+    async def start(self) -> None:
+        """Load the first generation. Raises `DiagnosticsFound`."""
+        await self._swap_in(self.settings)
+
+    def reload(self, reason: str) -> asyncio.Future[ReloadVerdict]:
+        """Reload everything; the verdict of the first reload that began after this call."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._reload_in_turn(reason))
+        return asyncio.shield(self._next)
+
+    async def _reload_in_turn(self, reason: str) -> ReloadVerdict:
+        async with self._reloading:
+            self._next = None
+            return await self._reload(reason)
+
+    async def _reload(self, reason: str) -> ReloadVerdict:
+        began = self.clock.monotonic()
+        before = self.generation
+        diagnostics: Sequence[Diagnostic] = ()
+        change = Change()
+        try:
+            settings = await asyncio.to_thread(self._read_settings)
+            change = await self._swap_in(settings)
+        except DiagnosticsFound as mistakes:
+            diagnostics = mistakes.diagnostics
+        number = self.generation.number if self.generation is not None else 0
+        verdict = ReloadVerdict(
+            ok=not diagnostics,
+            generation=number,
+            at=self.clock.now(),
+            seconds=self.clock.monotonic() - began,
+            reason=reason,
+            diagnostics=tuple(diagnostics),
+            changed=change,
+        )
+        self.last_reload = verdict
+        if verdict.ok:
+            _log.info("reload by %s: generation %d serves, %s", reason, number, change)
+        else:
+            assert before is self.generation
+            _log.error("reload by %s refused, generation %d keeps serving:\n%s", reason, number,
+                       "\n".join(str(diagnostic) for diagnostic in diagnostics))  # fmt: skip
+        return verdict
+
+    async def _swap_in(self, settings: Settings) -> Change:
+        old = self.generation
+        new = await self._loader.load(settings, old)
+        prepared = await self.plugins.prepare(new.board)
+        waiting = tuple(name for name in RESTART_ONLY if getattr(settings, name) != getattr(self.settings, name))
+        self.settings = replace_reloadable(self.settings, settings)
+        self.generation = new
+        self.current.table = new.table
+        await self.plugins.commit(prepared)
+        change = difference(old, new, waiting)
+        if old is not None:
+            retire(old, new)
+        return change
+
+    def status(self) -> Status:
+        table = self.current.table
+        return Status(
+            version=version("aiogate"),
+            pid=os.getpid(),
+            generation=table.generation,
+            since=table.made_at,
+            started=self.started,
+            workers=1,
+            apis=len(table.apis),
+            policies=len(table.policies),
+            store=self.store.name,
+            listen=self.listen_addresses,
+            control=self.control_address,
+            requests_running=sum(api.lease.active for api in table.apis.values()),
+            connections=self.connections(),
+            draining=self.draining,
+            last_reload=self.last_reload,
+        )
+
+    def routes_view(
+        self, *, method: str | None = None, path: str | None = None, host: str | None = None
+    ) -> views.RoutesView:
+        """The route table; with a path, also which API would take such a request, and why."""
+        table = self.current.table
+        routes = tuple(views.route_view(api) for api in table.apis.values())
+        shown = views.RoutesView(table.generation, tuple(sorted(routes, key=lambda route: route.listen_path)))
+        if path is None:
+            return shown
+        return replace(shown, match=self._match(method or "GET", path, host or ""))
+
+    def _match(self, method: str, path: str, host: str) -> views.MatchView:
+        asked = canonical(path)
+        if not hasattr(asked, "path"):
+            return views.MatchView("", "", "", f"the path is refused: {asked.detail or asked.message}")
+        api = self.current.table.match(host, asked.path)
+        if api is None:
+            return views.MatchView("", "", "", f"no API listens on {asked.path}" + (f" at host {host}" if host else ""))
+        tail = asked.path[len(api.listen_path) - 1 :] or "/"
+        reason = f"{api.listen_path} is the longest listen path that {asked.path} begins with"
+        if api.host:
+            reason += f", and host {api.host} goes before APIs without a host"
+        return views.MatchView(api.id, api.listen_path, tail, f"{method} {asked.path}: {reason}")
+
+    def chain_view(self, api: str) -> Sequence[views.ChainView] | None:
+        """The chain of each version of an API; None: no such API."""
+        compiled = self.current.table.apis.get(api)
+        return views.chain_views(compiled) if compiled is not None else None
+
+    def plugins_view(self) -> Sequence[views.PluginView]:
+        return views.plugin_views(self.generation.board) if self.generation is not None else ()
+
+    def api_counters(self, api: str) -> ApiHealth | None:
+        """None: no such API."""
+        compiled = self.current.table.apis.get(api)
+        return self._health.of(compiled) if compiled is not None else None
+
+
+def replace_reloadable(in_force: Settings, read: Settings) -> Settings:
+    """The settings read now, where a reload applies them; those in force for the rest."""
+    return read.model_copy(update={name: getattr(in_force, name) for name in RESTART_ONLY})

@@ -1,0 +1,173 @@
+"""The journey of a YAML file: read, checked, compiled, swapped in.
+
+`Loader.load` is the journey, its lines are the steps in order. Everything is read and everything is validated before
+anything changes; any diagnostic refuses the whole load, and the old generation keeps serving. What did not change is
+carried over as it is, with its pools and caches; what was replaced is closed after its last request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiogate.builtin import BUILTINS
+from aiogate.chain.compile import CompiledApi, Compiler
+from aiogate.chain.plugboard import PlugBoard, load_plugins
+from aiogate.config.loader import Declared, NotLoaded, load
+from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.proxy.router import RouteTable
+
+if TYPE_CHECKING:
+    from aiogate.chain.contracts import Services
+    from aiogate.config.definition import Definition
+    from aiogate.config.settings import Settings
+    from aiogate.telemetry.decisions import Decision
+
+__all__ = ["Change", "Generation", "Loader", "ReloadVerdict", "retire"]
+
+_log = logging.getLogger("aiogate.reload")
+COMPILED_AT_A_TIME = 8
+"""Definitions compiled before requests get their turn: a reload of all files must not hold up the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload changed, by API id."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    policies: bool = False
+    restart_needed: tuple[str, ...] = ()
+    """Settings that differ from those in force and wait for the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadVerdict:
+    """What became of one reload. `generation` is the one that serves now, whether the reload was accepted or not."""
+
+    ok: bool
+    generation: int
+    at: float
+    seconds: float
+    reason: str
+    diagnostics: tuple[Diagnostic, ...] = ()
+    changed: Change = Change()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Everything that one load declared and compiled."""
+
+    table: RouteTable
+    declared: Declared
+    board: PlugBoard
+
+    @property
+    def number(self) -> int:
+        return self.table.generation
+
+
+class Loader:
+    """Makes generations. Keeps no state: what came before is an argument."""
+
+    __slots__ = ("_now", "_record", "_services")
+
+    def __init__(self, services: Services, record: Callable[[Decision], None], now: Callable[[], float]) -> None:
+        self._services = services
+        self._record = record
+        self._now = now
+
+    async def load(self, settings: Settings, previous: Generation | None) -> Generation:
+        """The next generation. Raises `DiagnosticsFound` with every mistake in every file."""
+        found: list[Diagnostic] = []
+        declared, mistakes = await asyncio.to_thread(declare, settings, previous)
+        found.extend(mistakes)
+        board, broken = load_plugins(BUILTINS, settings.plugins, previous.board if previous else None)
+        found.extend(broken)
+        compiler = Compiler(board, self._services, self._record, settings.quota_status)
+        definitions = [definition for definition in declared.definitions if definition.active]
+        apis, uncompiled = await self._compile(compiler, definitions, previous)
+        found.extend(uncompiled)
+        if found:
+            discard(apis, previous)
+            raise DiagnosticsFound(found)
+        number = previous.number + 1 if previous else 1
+        return Generation(RouteTable(number, apis, declared.policies, self._now()), declared, board)
+
+    async def _compile(
+        self, compiler: Compiler, definitions: Sequence[Definition], previous: Generation | None
+    ) -> tuple[list[CompiledApi], list[Diagnostic]]:
+        old = previous.table.apis if previous else {}
+        apis: list[CompiledApi] = []
+        found: list[Diagnostic] = []
+        compiled = 0
+        for definition in definitions:
+            before = old.get(definition.id)
+            if before is not None and before.fingerprint == compiler.fingerprint(definition):
+                apis.append(before)
+                continue
+            api, mistakes = compiler.compile(definition)
+            found.extend(mistakes)
+            if api is not None:
+                apis.append(api)
+            compiled += 1
+            if compiled % COMPILED_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        return apis, found
+
+
+def declare(settings: Settings, previous: Generation | None) -> tuple[Declared, tuple[Diagnostic, ...]]:
+    """Read every file. What is free of mistakes comes back too, so that the plugins' mistakes are told as well."""
+    collecting = gc.isenabled()
+    # Thousands of small objects that all live on: the collector would only walk them again and again.
+    gc.disable()
+    try:
+        return load(settings, previous.declared if previous else None), ()
+    except NotLoaded as mistakes:
+        return mistakes.declared, mistakes.diagnostics
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def difference(old: Generation | None, new: Generation, restart_needed: tuple[str, ...] = ()) -> Change:
+    """What is new, for the verdict."""
+    before = old.table.apis if old else {}
+    after = new.table.apis
+    return Change(
+        added=tuple(sorted(after.keys() - before.keys())),
+        changed=tuple(sorted(id for id in after.keys() & before.keys() if after[id] is not before[id])),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        policies=old is None or old.declared.policies is not new.declared.policies,
+        restart_needed=restart_needed,
+    )
+
+
+def retire(old: Generation, new: Generation) -> None:
+    """Close what the new generation does not carry on, each after its last request."""
+    carried = {id(api) for api in new.table.apis.values()}
+    for api in old.table.apis.values():
+        if id(api) not in carried:
+            api.lease.retire(lambda api=api: close(api))  # type: ignore[misc]  # the default binds the loop variable
+
+
+def discard(apis: Sequence[CompiledApi], previous: Generation | None) -> None:
+    """Close what a refused load compiled; it never served."""
+    serving = {id(api) for api in previous.table.apis.values()} if previous else set()
+    for api in apis:
+        if id(api) not in serving:
+            close(api)
+
+
+def close(api: CompiledApi) -> None:
+    """Run what the API's plugins want run at the end."""
+    for closer in api.closers:
+        try:
+            closer()
+        except Exception:
+            _log.exception("closing what API %s had opened failed", api.id)

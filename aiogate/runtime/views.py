@@ -1,0 +1,124 @@
+"""What the running gateway shows of itself: plain values for the control API and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiogate.chain.compile import CompiledApi
+from aiogate.chain.plugboard import PlugBoard
+from aiogate.config.match import Match
+
+__all__ = ["ChainView", "MatchView", "PluginView", "RouteView", "RoutesView", "StepView"]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """One line of `aiogate routes`."""
+
+    api: str
+    name: str
+    org: str
+    host: str
+    listen_path: str
+    versions: tuple[str, ...]
+    auth: str
+    upstream: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatchView:
+    """Which API would take a request, and why."""
+
+    api: str
+    listen_path: str
+    tail: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesView:
+    generation: int
+    routes: tuple[RouteView, ...]
+    match: MatchView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One line of `aiogate chain`."""
+
+    position: int
+    stage: str
+    name: str
+    source: str
+    mode: str
+    match: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainView:
+    api: str
+    version: str
+    steps: tuple[StepView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginView:
+    """One line of `aiogate plugins list`."""
+
+    name: str
+    source: str
+    kinds: tuple[str, ...]
+    hooks: tuple[str, ...]
+    summary: str
+
+
+def route_view(api: CompiledApi) -> RouteView:
+    definition = api.definition
+    auth = definition.auth
+    names = [use.name for use in auth.methods]
+    shown = "none" if auth.mode == "none" else (" and " if auth.mode == "all" else " or ").join(names)
+    return RouteView(
+        api=api.id,
+        name=definition.name,
+        org=api.org,
+        host=api.host or "",
+        listen_path=api.listen_path,
+        versions=tuple(definition.versions.list) if definition.versions is not None else (),
+        auth=shown,
+        upstream=str(definition.upstream.url) if definition.upstream is not None else "",
+        file=definition.file,
+    )
+
+
+def chain_views(api: CompiledApi) -> Sequence[ChainView]:
+    """The chain of each version, in the order of the definition."""
+    views = []
+    for version, chain in api.chains.items():
+        steps = tuple(
+            StepView(
+                position=index,
+                stage=step.stage.name,
+                name=step.name,
+                source=step.source,
+                mode=step.mode,
+                match=_shown(step.match),
+                rule=str(step.position),
+            )
+            for index, step in enumerate(chain.steps)
+        )
+        views.append(ChainView(api.id, version, steps))
+    return views
+
+
+def plugin_views(board: PlugBoard) -> Sequence[PluginView]:
+    return [PluginView(info.name, info.source, info.kinds, info.hooks, info.summary) for info in board.plugins]
+
+
+def _shown(match: Match | None) -> str:
+    if match is None:
+        return ""
+    parts = (("paths", match.paths), ("methods", sorted(match.methods)), ("versions", sorted(match.versions)))
+    return " ".join(f"{name}={','.join(values)}" for name, values in parts if values)

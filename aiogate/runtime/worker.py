@@ -1,0 +1,212 @@
+"""The process: sockets, signals, and an orderly end.
+
+`run` reads as the life of a worker: assemble, listen, say so, wait for signals, drain, close. SIGHUP reloads. SIGTERM
+and SIGINT drain: the listener closes, running requests finish, and each later response on a kept-alive connection says
+`Connection: close`; a second signal cuts what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from aiogate.chain.run import answer
+from aiogate.clock import Clock
+from aiogate.config.settings import Address, Settings
+from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
+from aiogate.runtime.assembly import assemble
+from aiogate.runtime.gateway import Gateway
+from aiogate.telemetry import logs
+
+__all__ = ["Doors", "serve", "serving"]
+
+_log = logging.getLogger("aiogate")
+BACKLOG: Final = 1024
+Doors = Callable[[Gateway], web.Application]
+"""Makes the control application of a gateway."""
+
+
+def serve(read_settings: Callable[[], Settings], doors: Doors) -> int:
+    """Serve until a signal stops the process. Returns the exit code.
+
+    `read_settings` is called at the start and at every reload. Raises `DiagnosticsFound` when the gateway cannot start,
+    and `RuntimeUnfit` on an interpreter that it must not run on.
+    """
+    check_runtime()
+    settings = read_settings()
+    logs.configure()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(run(settings, read_settings, doors))
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed; None: asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def run(settings: Settings, read_settings: Callable[[], Settings], doors: Doors) -> int:
+    """The life of a worker."""
+    # Handlers first: a signal during the start must not kill the process, and a reload asked for then is not lost.
+    loop = asyncio.get_running_loop()
+    stop, cut, hangup = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def stopping() -> None:
+        (cut if stop.is_set() else stop).set()
+
+    loop.add_signal_handler(signal.SIGTERM, stopping)
+    loop.add_signal_handler(signal.SIGINT, stopping)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    try:
+        async with serving(settings, read_settings, doors, cut=cut) as gateway:
+            reloads = loop.create_task(_reload_on(hangup, gateway))
+            urls = ", ".join(f"http://{address}" for address in gateway.listen_addresses)
+            print(f"aiogate ready: gateway {urls}, control http://{gateway.control_address}", flush=True)  # noqa: T201
+            await stop.wait()
+            reloads.cancel()
+            _log.info("draining: %d connections", gateway.connections())
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+    return 0
+
+
+async def _reload_on(hangup: asyncio.Event, gateway: Gateway) -> None:
+    """A reload for every signal; those that arrive while one runs share the next."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        await gateway.reload("SIGHUP")
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    read_settings: Callable[[], Settings],
+    doors: Doors,
+    *,
+    clock: Clock | None = None,
+    cut: asyncio.Event | None = None,
+) -> AsyncIterator[Gateway]:
+    """A gateway with its sockets open; at the end it drains, at most `timeouts.drain` seconds or until `cut` is set.
+
+    Raises `DiagnosticsFound` when it cannot start.
+    """
+    async with assemble(settings, read_settings, clock) as gateway:
+        listener = Listener(
+            gateway.current,
+            answer,
+            clock=gateway.clock,
+            decide=gateway.store.decisions.append,
+            hello=lambda: hello(gateway),
+            pools=gateway.services.upstreams,
+            options=listener_options(settings),
+        )
+        control = web.AppRunner(doors(gateway), access_log=None, keepalive_timeout=75.0)
+        await control.setup()
+        try:
+            await bind(listener, control, settings)
+            gateway.listen_addresses = tuple(str(Address(*address)) for address in listener.addresses)
+            gateway.control_address = str(Address(*control.addresses[0][:2]))
+            gateway.connections = lambda: listener.connections
+            with run_file(settings, gateway):
+                yield gateway
+                gateway.draining = True
+                await drain(listener, settings.timeouts.drain, cut or asyncio.Event())
+        finally:
+            await listener.drain(0)
+            await control.cleanup()
+
+
+async def bind(listener: Listener, control: web.AppRunner, settings: Settings) -> None:
+    """Open every socket. Raises `DiagnosticsFound` with the address that cannot be bound."""
+    address = control_address(settings)
+    sockets: list[socket.socket] = []
+    site = web.TCPSite(control, address.host, address.port, backlog=128)
+    try:
+        await site.start()
+        for address in settings.listen:
+            sockets.append(bound(address))
+        await listener.start(sockets=sockets)
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        message = f"{address} cannot be bound: {error.strerror or error}"
+        hint = "is another gateway running?" if error.errno == errno.EADDRINUSE else ""
+        raise DiagnosticsFound([Diagnostic(str(address), 0, 0, "address_in_use", message, hint)]) from error
+
+
+def control_address(settings: Settings) -> Address:
+    """Where the control application listens."""
+    assert isinstance(settings.control.listen, Address)
+    return settings.control.listen
+
+
+def bound(address: Address) -> socket.socket:
+    """A socket that is bound and does not listen yet. Raises OSError."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    opened = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    opened.setblocking(False)
+    return opened
+
+
+async def drain(listener: Listener, timeout: float, cut: asyncio.Event) -> None:
+    """Let the requests finish, until the limit or until a second signal."""
+    draining = asyncio.ensure_future(listener.drain(timeout))
+    waiting = asyncio.ensure_future(cut.wait())
+    await asyncio.wait({draining, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if draining.done():
+        lost = draining.result()
+    else:
+        draining.cancel()
+        lost = await listener.drain(0)
+    if lost:
+        _log.warning("%d requests did not finish in time and were cut", lost)
+
+
+def hello(gateway: Gateway) -> tuple[int, bytes]:
+    """The liveness answer on the gateway's own port; it tells nothing that a stranger could use."""
+    return 200, orjson.dumps({"status": "pass", "description": "aiogate"}) + b"\n"
+
+
+def listener_options(settings: Settings) -> ListenerOptions:
+    timeouts, limits = settings.timeouts, settings.limits
+    return ListenerOptions(
+        trusted_proxies=settings.trusted_proxies,
+        client_header=timeouts.client_header,
+        client_body=timeouts.client_body,
+        keepalive=timeouts.keepalive,
+        send_stall=timeouts.send_stall,
+        header_bytes=limits.header_bytes,
+        connections=limits.connections,
+    )
+
+
+@contextmanager
+def run_file(settings: Settings, gateway: Gateway) -> Iterator[None]:
+    """`<state>/run.json`: how the commands find the running gateway."""
+    path = settings.state / "run.json"
+    aside = path.with_name(f".run.json.{os.getpid()}")
+    running = {"pid": os.getpid(), "control": f"http://{gateway.control_address}", "started": gateway.started}
+    aside.write_bytes(orjson.dumps(running) + b"\n")
+    aside.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
