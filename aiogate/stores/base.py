@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CounterStore", "DecisionStore", "SessionStore", "Store", "StoreUnavailable"]
 
 
-class StoreUnavailable(Exception):  # noqa: N818  (says what is the case, not whose fault it is)
+class StoreUnavailable(Exception):
     """The store cannot answer now. A request that needs an answer is refused with 503, never admitted."""
 
 

@@ -25,7 +25,9 @@ __all__ = ["MemoryCounters", "MemoryDecisions", "MemorySessions", "MemoryStore"]
 
 _SWEPT_PER_TAKE: Final = 32
 _LONG: Final = 120.0
-_new_tuple = tuple.__new__
+
+# What the generated constructor of a named tuple does, without a call through Python.
+_tuple = tuple.__new__
 
 
 class MemoryStore:
@@ -178,24 +180,37 @@ class MemoryCounters:
         """Take every bucket or none, by `domain.limits.decide`."""
         if now >= self._sweep_at:
             self._sweep(now)
+        # The ordinary case of one and of two buckets, written out: open windows, none of them full.
         live = self._live
-        taken: list[Counter] = []
-        for bucket in buckets:
-            stored = live.get(bucket.key)
-            if stored is None:
-                return self._take_with_care(buckets, now)
-            count, ends = stored
-            if count >= bucket.limit or ends <= now or ends > now + bucket.window:
-                return self._take_with_care(buckets, now)
-            taken.append(_new_tuple(Counter, (count + 1, ends)))
-        dirty = self._dirty
-        if dirty is None:
-            for bucket, counter in zip(buckets, taken):  # noqa: B905  (equal by construction; strict costs)
-                live[bucket.key] = counter
-        else:
-            for bucket, counter in zip(buckets, taken):  # noqa: B905
-                live[bucket.key] = dirty[bucket.key] = counter
-        return _new_tuple(Taken, (-1, tuple(taken)))
+        if len(buckets) == 2:
+            first, second = buckets
+            one, two = live.get(first.key), live.get(second.key)
+            if one is not None and two is not None:
+                count, ends = one
+                other_count, other_ends = two
+                if (
+                    count < first.limit
+                    and now < ends <= now + first.window
+                    and other_count < second.limit
+                    and now < other_ends <= now + second.window
+                ):
+                    live[first.key] = one = _tuple(Counter, (count + 1, ends))
+                    live[second.key] = two = _tuple(Counter, (other_count + 1, other_ends))
+                    if (dirty := self._dirty) is not None:
+                        dirty[first.key] = one
+                        dirty[second.key] = two
+                    return _tuple(Taken, (-1, (one, two)))
+        elif len(buckets) == 1:
+            (first,) = buckets
+            one = live.get(first.key)
+            if one is not None:
+                count, ends = one
+                if count < first.limit and now < ends <= now + first.window:
+                    live[first.key] = one = _tuple(Counter, (count + 1, ends))
+                    if (dirty := self._dirty) is not None:
+                        dirty[first.key] = one
+                    return _tuple(Taken, (-1, (one,)))
+        return self._take_with_care(buckets, now)
 
     async def read(self, keys: Sequence[str], now: float) -> Sequence[Counter | None]:
         return [self._open_window(key, now) for key in keys]
