@@ -1,1 +1,1 @@
-"""."""
+"""The Gateway API under `/tyk`: lower-case envelopes, one shared secret."""

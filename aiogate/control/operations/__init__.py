@@ -1,1 +1,1 @@
-"""."""
+"""What may be done, whoever asks over HTTP. Nothing here knows aiohttp."""

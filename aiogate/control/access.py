@@ -1,0 +1,87 @@
+"""Who may talk to the control port.
+
+`/tyk` knows one shared secret, `/api` the access keys of dashboard users; `/hello` and `/ready` are open. Secrets are
+compared as bytes in constant time, so that a header that is not ASCII is simply wrong.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+from hmac import compare_digest
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from aiogate.control.operations.gateway import ControlledGateway, DashboardUser
+from aiogate.errors import Rejected
+
+__all__ = ["GATEWAY_REFUSED", "HostCheck", "dashboard_user", "has_secret"]
+
+GATEWAY_REFUSED: Final = "Attempted administrative access with invalid or missing key!"
+_BEARER: Final = "bearer "
+
+
+def has_secret(request: web.Request, secret: str) -> bool:
+    """Whether the request carries the gateway's secret, in `X-Tyk-Authorization` or as a bearer token."""
+    presented = request.headers.get("X-Tyk-Authorization")
+    if presented is None:
+        authorization = request.headers.get(hdrs.AUTHORIZATION, "")
+        if not authorization.lower().startswith(_BEARER):
+            return False
+        presented = authorization[len(_BEARER) :]
+    return bool(secret) and compare_digest(_bytes(presented.strip()), _bytes(secret))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def dashboard_user(request: web.Request, gateway: ControlledGateway) -> DashboardUser:
+    """The dashboard user whose access key the request carries, bare or as a bearer token. Raises `Rejected` 401."""
+    presented = request.headers.get(hdrs.AUTHORIZATION, "")
+    if presented.lower().startswith(_BEARER):
+        presented = presented[len(_BEARER) :]
+    user = gateway.dashboard.find(presented.strip()) if presented.strip() else None
+    if user is None:
+        raise Rejected(401, "Not authorised")
+    return user
+
+
+class HostCheck:
+    """Refuses a foreign `Host` on a loopback listener, so that a web page cannot reach it by DNS rebinding.
+
+    `listen_hosts` are the configured addresses. A listener that is reachable from other machines is called by names
+    that only its operator knows: there every host is accepted.
+    """
+
+    __slots__ = ("_names", "_strict")
+
+    def __init__(self, listen_hosts: Collection[str]) -> None:
+        self._names = {name.lower().strip("[]") for name in listen_hosts} | {"localhost"}
+        self._strict = bool(listen_hosts) and all(_is_loopback(name) for name in self._names)
+
+    def accepts(self, host: str) -> bool:
+        """`host` is the header's value, with or without a port."""
+        if not self._strict:
+            return True
+        name = _without_port(host).lower()
+        return name in self._names or name.endswith(".localhost") or _is_address(name)
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(name: str) -> bool:
+    return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)

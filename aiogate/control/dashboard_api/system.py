@@ -1,0 +1,26 @@
+"""`/api/system/status`: what `aiogate status` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from aiogate.control.envelopes import reply
+from aiogate.control.operations.gateway import ControlledGateway
+from aiogate.control.routes import Route
+
+__all__ = ["DashboardSystem"]
+
+
+class DashboardSystem:
+    __slots__ = ("_gateway",)
+
+    def __init__(self, gateway: ControlledGateway) -> None:
+        self._gateway = gateway
+
+    def routes(self) -> Iterable[Route]:
+        return [("GET", "/api/system/status", self.status)]
+
+    async def status(self, request: web.Request) -> web.Response:
+        return reply(self._gateway.status())

@@ -1,0 +1,312 @@
+"""A native definition or policy as Tyk's classic JSON (spec/api-definition.md, spec/session.md section 5).
+
+Each part is rendered into the Tyk fields that say the same; what has no equal travels as it was written under
+`x_aiogate`, by the name of its key in our format, so that nothing is lost on the way. Values are shown as they stand in
+the file: `${…}` is never resolved in output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aiogate.config.definition import Definition, PluginUse, Versions
+from aiogate.config.units import parse_rate, parse_size
+from aiogate.domain.policy import Policy
+from aiogate.domain.session import SessionDocument
+
+__all__ = ["render", "render_policy", "written"]
+
+Fields = dict[str, Any]
+
+
+def written(definition: Definition) -> Any:
+    """The definition in our own format, as it stands in its file."""
+    return definition.source.raw
+
+
+def render(definition: Definition) -> Mapping[str, Any]:
+    """The definition as Tyk's clients know it."""
+    ours: Fields = {}
+    shown = {
+        "id": definition.id,
+        "api_id": definition.id,
+        "name": _text(definition, ("name",), definition.name),
+        "slug": definition.id,
+        "org_id": _text(definition, ("org",), definition.org),
+        "active": definition.active,
+        "domain": _text(definition, ("listen", "host"), definition.listen.host or ""),
+        "expiration": _expiry(definition.expires),
+        **_auth(definition, ours),
+        "strip_auth_data": definition.strip_credentials,
+        **_versions(definition, ours),
+        "proxy": _proxy(definition, ours),
+        "disable_rate_limit": not definition.session_limits.rate,
+        "disable_quota": not definition.session_limits.quota,
+    }
+    _plugins(definition, shown, ours)
+    if definition.labels:
+        ours["labels"] = definition.source.written(("labels",))
+    shown["x_aiogate"] = ours
+    return shown
+
+
+def _text(definition: Definition, path: tuple[str, ...], value: str) -> str:
+    raw = definition.source.written(path)
+    if raw is None and len(path) > 1:
+        raw = definition.source.written(path[:-1])
+    return raw if isinstance(raw, str) and "${" in raw else value
+
+
+def _expiry(moment: float | None) -> str:
+    return "" if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _proxy(definition: Definition, ours: Fields) -> Fields:
+    listen = _text(definition, ("listen", "path"), definition.listen.path)
+    proxy: Fields = {
+        "listen_path": listen,
+        "target_url": "",
+        "strip_listen_path": definition.strip_listen_path,
+        "preserve_host_header": False,
+    }
+    if definition.upstream is None:
+        return proxy
+    proxy["target_url"] = _text(definition, ("upstream", "url"), str(definition.upstream.url))
+    raw = definition.source.written(("upstream",))
+    if isinstance(raw, Mapping):
+        proxy["preserve_host_header"] = bool(raw.get("preserve_host", False))
+        further = {key: value for key, value in raw.items() if key not in ("url", "preserve_host")}
+        if further:
+            ours["upstream"] = further
+    return proxy
+
+
+_AUTH_FLAGS: Final = {
+    "key": "use_standard_auth",
+    "basic": "use_basic_auth",
+    "jwt": "enable_jwt",
+    "oauth2": "use_oauth2",
+    "hmac": "enable_signature_checking",
+}
+_AUTH_SOURCES: Final = {"key": "authToken", "basic": "basic", "jwt": "jwt", "oauth2": "oauth", "hmac": "hmac"}
+_IDENTITIES: Final = {
+    "key": "auth_token",
+    "basic": "basic_auth_user",
+    "jwt": "jwt_claim",
+    "oauth2": "oauth_key",
+    "hmac": "hmac_key",
+}
+_SOURCE_KEYS: Final = frozenset(("header", "query", "cookie"))
+
+
+def _auth(definition: Definition, ours: Fields) -> Fields:
+    auth = definition.auth
+    fields: Fields = {"use_keyless": auth.mode == "none", **dict.fromkeys(_AUTH_FLAGS.values(), False)}
+    fields["base_identity_provided_by"] = _IDENTITIES.get(auth.session_from or "", "")
+    fields["auth_configs"] = {}
+    # Tyk asks for every method that is switched on; any-of has no equal there.
+    exact = auth.mode != "any" or len(auth.methods) < 2
+    for method in auth.methods:
+        flag = _AUTH_FLAGS.get(method.name)
+        if flag is None:
+            exact = False
+            continue
+        fields[flag] = True
+        raw = None if method.config is None else definition.source.written(method.path)
+        config = raw if isinstance(raw, Mapping) else {}
+        fields["auth_configs"][_AUTH_SOURCES[method.name]] = _auth_source(config)
+        further = {key: value for key, value in config.items() if key not in _SOURCE_KEYS}
+        if method.name == "basic" and set(further) == {"body"}:
+            fields["basic_auth"] = _basic_body(further["body"])
+        elif further or (raw is not None and not isinstance(raw, Mapping)):
+            exact = False
+    if not exact:
+        ours["auth"] = definition.source.written(("auth",))
+    return fields
+
+
+def _auth_source(config: Mapping[str, Any]) -> Fields:
+    header = config.get("header", "Authorization")
+    query, cookie = config.get("query"), config.get("cookie")
+    return {
+        "auth_header_name": header or "",
+        "disable_header": header is None,
+        "use_param": query is not None,
+        "param_name": query or "",
+        "use_cookie": cookie is not None,
+        "cookie_name": cookie or "",
+    }
+
+
+def _basic_body(body: Any) -> Fields:
+    patterns = body if isinstance(body, Mapping) else {}
+    return {
+        "extract_from_body": True,
+        "body_user_regexp": patterns.get("user", ""),
+        "body_password_regexp": patterns.get("password", ""),
+    }
+
+
+_LOCATIONS: Final = {"header": "header", "query": "url-param", "path": "url"}
+
+
+def _versions(definition: Definition, ours: Fields) -> Fields:
+    versions = definition.versions
+    if versions is None:
+        return {
+            "definition": {"location": "header", "key": "x-api-version", "strip_versioning_data": False},
+            "version_data": {
+                "not_versioned": True,
+                "default_version": "",
+                "versions": {"Default": {"name": "Default", "expires": "", "use_extended_paths": True}},
+            },
+        }
+    if any((version.expires or 0) % 60 for version in versions.list.values()):
+        ours["versions"] = definition.source.written(("versions",))
+    return {
+        "definition": {
+            "location": _LOCATIONS[versions.by],
+            "key": versions.name or "",
+            "strip_versioning_data": versions.strip,
+        },
+        "version_data": {
+            "not_versioned": False,
+            "default_version": versions.default or "",
+            "versions": {name: _version(definition, versions, name) for name in versions.list},
+        },
+    }
+
+
+def _version(definition: Definition, versions: Versions, name: str) -> Fields:
+    version = versions.list[name]
+    shown: Fields = {"name": name, "expires": _expiry(version.expires), "use_extended_paths": True}
+    if version.upstream is not None:
+        shown["override_target"] = _text(
+            definition, ("versions", "list", name, "upstream", "url"), str(version.upstream.url)
+        )
+    return shown
+
+
+def _plugins(definition: Definition, shown: Fields, ours: Fields) -> None:
+    """Plugins that Tyk has a field for, as that field; the others, and those with a match or in shadow, as ours."""
+    kept = []
+    for use in definition.plugins:
+        fields = _plugin_fields(definition, use)
+        if fields is None or any(key in shown for key in fields):
+            kept.append(definition.source.written(use.path[:2]))
+            continue
+        version_fields = fields.pop("version", {})
+        shown.update(fields)
+        for version in shown["version_data"]["versions"].values():
+            version.update(version_fields)
+    if kept:
+        ours["plugins"] = kept
+
+
+def _plugin_fields(definition: Definition, use: PluginUse) -> Fields | None:
+    renderer = _RENDERERS.get(use.name)
+    if renderer is None or use.match is not None or use.mode != "enforce":
+        return None
+    try:
+        return renderer(definition.source.written(use.path))
+    except (ValueError, TypeError, KeyError):
+        # Written with a variable, or in a form that Tyk's field cannot hold.
+        return None
+
+
+def _only(config: Any, *keys: str) -> Mapping[str, Any]:
+    if not isinstance(config, Mapping) or not set(config) <= set(keys):
+        raise ValueError("has no equal")
+    return config
+
+
+def _rate_limit(config: Any) -> Fields:
+    rate = parse_rate(config)
+    return {"global_rate_limit": {"rate": rate.limit, "per": rate.window, "disabled": False}}
+
+
+def _ip_filter(config: Any) -> Fields:
+    lists = _only(config, "allow", "deny")
+    allowed: Sequence[Any] = lists.get("allow") or ()
+    denied: Sequence[Any] = lists.get("deny") or ()
+    return {
+        "enable_ip_whitelisting": bool(allowed),
+        "allowed_ips": list(allowed),
+        "enable_ip_blacklisting": bool(denied),
+        "blacklisted_ips": list(denied),
+    }
+
+
+def _size_limit(config: Any) -> Fields:
+    return {"version": {"global_size_limit": parse_size(config)}}
+
+
+def _request_headers(config: Any) -> Fields:
+    edits = _only(config, "set", "remove")
+    return {
+        "version": {
+            "global_headers": dict(edits.get("set", {})),
+            "global_headers_remove": list(edits.get("remove", ())),
+        }
+    }
+
+
+def _response_headers(config: Any) -> Fields:
+    edits = _only(config, "set", "remove")
+    return {
+        "version": {
+            "global_response_headers": dict(edits.get("set", {})),
+            "global_response_headers_remove": list(edits.get("remove", ())),
+        }
+    }
+
+
+_RENDERERS: Final[Mapping[str, Callable[[Any], Fields]]] = {
+    "rate_limit": _rate_limit,
+    "ip_filter": _ip_filter,
+    "size_limit": _size_limit,
+    "request_headers": _request_headers,
+    "response_headers": _response_headers,
+}
+
+
+_NO_DATE: Final = "0001-01-01T00:00:00Z"
+"""What Go writes for no time at all, and Tyk's clients expect."""
+
+
+def render_policy(policy: Policy) -> Mapping[str, Any]:
+    """A policy as Tyk's clients know it."""
+    limits = SessionDocument(access_rights=dict(policy.access), rate=policy.rate, per=policy.per).as_json()
+    return {
+        "_id": policy.id,
+        "id": policy.id,
+        "name": policy.name,
+        "org_id": policy.org,
+        "rate": limits["rate"],
+        "per": limits["per"],
+        "quota_max": policy.quota_max,
+        "quota_renewal_rate": policy.quota_renewal_rate,
+        "throttle_interval": policy.throttle_interval,
+        "throttle_retry_limit": policy.throttle_retry_limit,
+        "access_rights": limits["access_rights"],
+        "hmac_enabled": policy.hmac_enabled,
+        "enable_http_signature_validation": policy.enable_http_signature_validation,
+        "active": policy.active,
+        "is_inactive": policy.inactive,
+        "tags": list(policy.tags),
+        "meta_data": dict(policy.meta),
+        "key_expires_in": policy.key_expires_in,
+        "post_expiry_action": policy.post_expiry_action,
+        "post_expiry_grace_period": policy.post_expiry_grace_period,
+        "partitions": {
+            "quota": "quota" in policy.partitions,
+            "rate_limit": "rate" in policy.partitions,
+            "acl": "access" in policy.partitions,
+            "complexity": "complexity" in policy.partitions,
+            "per_api": policy.per_api,
+        },
+        "last_updated": policy.last_updated,
+        "date_created": policy.date_created or _NO_DATE,
+    }

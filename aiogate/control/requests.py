@@ -1,0 +1,132 @@
+"""Reading what a caller sent: JSON bodies, flags, paging. Every mistake is the caller's and says where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from aiogate.domain.session import DocumentError, SessionDocument, parse_document
+from aiogate.errors import Rejected
+
+__all__ = [
+    "PAGE_SIZE",
+    "flag",
+    "json_object",
+    "page_number",
+    "session_document",
+    "string_list",
+    "text_field",
+    "whole_number",
+]
+
+PAGE_SIZE: Final = 10
+"""Entries per page of the Dashboard API."""
+
+
+async def json_object(request: web.Request, refusal: str, deadline: float) -> Mapping[str, Any]:
+    """The body as one JSON object, whatever its Content-Type says (`curl -d` says it is a form).
+
+    `refusal` is the endpoint's own text for a body that is not. `deadline` is in seconds; a body that takes longer is
+    answered with 408. A key that stands twice is refused: two readers of it could disagree.
+    """
+    body = await _body(request, deadline)
+    try:
+        text = body.decode("utf-8")
+        value = orjson.loads(text)
+    except UnicodeDecodeError as broken:
+        raise Rejected(400, refusal, [_where(body[: broken.start].decode("utf-8"), "not UTF-8 text")]) from None
+    except orjson.JSONDecodeError as broken:
+        what = "the body is empty" if not body.strip() else broken.msg
+        raise Rejected(400, refusal, [f"line {broken.lineno}, column {broken.colno}: {what}"]) from None
+    if not isinstance(value, dict):
+        raise Rejected(400, refusal, ["line 1, column 1: a JSON object is expected"])
+    try:
+        json.loads(text, object_pairs_hook=_unique, parse_int=len)
+    except _RepeatedKey as repeated:
+        raise Rejected(400, refusal, [f"the key {repeated.key!r} stands twice in one object"]) from None
+    except RecursionError:
+        raise Rejected(400, refusal, ["the body is nested too deeply"]) from None
+    return value
+
+
+async def _body(request: web.Request, deadline: float) -> bytes:
+    try:
+        async with asyncio.timeout(deadline):
+            return await request.read()
+    except TimeoutError:
+        raise Rejected(408, "The request did not arrive in time") from None
+
+
+def _where(before: str, what: str) -> str:
+    line = before.count("\n") + 1
+    column = len(before) - (before.rfind("\n") + 1) + 1
+    return f"line {line}, column {column}: {what}"
+
+
+class _RepeatedKey(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _RepeatedKey(key)
+        seen.add(key)
+
+
+async def session_document(request: web.Request, refusal: str, deadline: float) -> SessionDocument:
+    """The body as a session; what key requests return is accepted whole. The rest: see `json_object`."""
+    try:
+        return parse_document(await json_object(request, refusal, deadline))
+    except DocumentError as wrong:
+        raise Rejected(400, refusal, wrong.problems) from None
+
+
+def text_field(body: Mapping[str, Any], name: str, refusal: str) -> str:
+    """A field that is text or absent."""
+    value = body.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Rejected(400, refusal, [f"{name}: should be text"])
+    return value
+
+
+def string_list(body: Mapping[str, Any], name: str, refusal: str) -> Sequence[str]:
+    """A field that is a list of text or absent."""
+    value = body.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise Rejected(400, refusal, [f"{name}: should be a list of text"])
+    return value
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """Whether a query parameter is switched on: present and neither empty, `0` nor `false`."""
+    return request.query.get(name, "").lower() not in ("", "0", "false")
+
+
+def page_number(request: web.Request) -> int:
+    """The page asked for by `p`, from 1; 0 for everything: `p` absent, zero or negative."""
+    return max(0, whole_number(request, "p", 0))
+
+
+def whole_number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, "")
+    if not text:
+        return default
+    try:
+        if len(text) > 18:
+            raise ValueError(text)
+        return int(text)
+    except ValueError:
+        raise Rejected(400, f"The parameter {name!r} is not a whole number") from None
