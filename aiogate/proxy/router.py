@@ -44,18 +44,29 @@ class _Paths:
 
 
 class RouteTable:
-    """The APIs and policies of one generation. `made_at` is epoch seconds."""
+    """The APIs and policies of one generation. `made_at` is epoch seconds.
 
-    __slots__ = ("_anywhere", "_by_host", "apis", "generation", "made_at", "policies")
+    `own` are the gateway's, matched like all others and not listed in `apis`.
+    """
 
-    def __init__(self, generation: int, apis: Sequence[CompiledApi], policies: PolicySet, made_at: float) -> None:
+    __slots__ = ("_anywhere", "_by_host", "apis", "generation", "made_at", "own", "policies")
+
+    def __init__(
+        self,
+        generation: int,
+        apis: Sequence[CompiledApi],
+        policies: PolicySet,
+        made_at: float,
+        own: Sequence[CompiledApi] = (),
+    ) -> None:
+        self.own = own
         self.generation = generation
         self.policies = policies
         self.made_at = made_at
         self.apis: Mapping[str, CompiledApi] = MappingProxyType({api.id: api for api in apis})
         self._anywhere = _Paths()
         self._by_host: dict[str, _Paths] = {}
-        for api in apis:
+        for api in (*apis, *own):
             if api.host:
                 self._by_host.setdefault(api.host.lower(), _Paths()).add(api)
             else:

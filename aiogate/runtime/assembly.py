@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from aiogate.chain.contracts import Services
 from aiogate.clock import Clock, SystemClock
+from aiogate.config.definition import Definition
 from aiogate.config.settings import Settings
 from aiogate.credentials.passwords import Passwords
 from aiogate.domain.policy import PolicySet
@@ -33,9 +34,14 @@ __all__ = ["assemble", "check"]
 
 @asynccontextmanager
 async def assemble(
-    settings: Settings, read_settings: Callable[[], Settings], clock: Clock | None = None
+    settings: Settings,
+    read_settings: Callable[[], Settings],
+    clock: Clock | None = None,
+    own: Sequence[Definition] = (),
 ) -> AsyncIterator[Gateway]:
     """A gateway with its first generation loaded, its store open; both are let go at the end.
+
+    `own` are definitions that every generation has beside the operator's, unseen in lists.
 
     Raises `DiagnosticsFound` when something that was declared cannot be served.
     """
@@ -59,7 +65,7 @@ async def assemble(
             services=services,
             store=store,
             current=current,
-            loader=Loader(services, record, clock.now),
+            loader=Loader(services, record, clock.now, own),
             health=HealthSampler(clock),
             plugins=PluginHooks(services),
             secret=settings.control.secret or kept_secret(settings.state / "control.secret"),

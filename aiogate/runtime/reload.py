@@ -20,6 +20,7 @@ from aiogate.chain.plugboard import PlugBoard, load_plugins
 from aiogate.config.loader import Declared, NotLoaded, load
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.router import RouteTable
+from aiogate.runtime import same_port
 
 if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
@@ -75,12 +76,19 @@ class Generation:
 class Loader:
     """Makes generations. Keeps no state: what came before is an argument."""
 
-    __slots__ = ("_now", "_record", "_services")
+    __slots__ = ("_now", "_own", "_record", "_services")
 
-    def __init__(self, services: Services, record: Callable[[Decision], None], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        record: Callable[[Decision], None],
+        now: Callable[[], float],
+        own: Sequence[Definition] = (),
+    ) -> None:
         self._services = services
         self._record = record
         self._now = now
+        self._own = own
 
     async def load(self, settings: Settings, previous: Generation | None) -> Generation:
         """The next generation. Raises `DiagnosticsFound` with every mistake in every file."""
@@ -91,13 +99,16 @@ class Loader:
         found.extend(broken)
         compiler = Compiler(board, self._services, self._record, settings.quota_status)
         definitions = [definition for definition in declared.definitions if definition.active]
+        if self._own:
+            found.extend(same_port.conflicts(definitions))
         apis, uncompiled = await self._compile(compiler, definitions, previous)
         found.extend(uncompiled)
         if found:
             discard(apis, previous)
             raise DiagnosticsFound(found)
         number = previous.number + 1 if previous else 1
-        return Generation(RouteTable(number, apis, declared.policies, self._now()), declared, board)
+        own = previous.table.own if previous else [served(compiler, definition) for definition in self._own]
+        return Generation(RouteTable(number, apis, declared.policies, self._now(), own), declared, board)
 
     async def _compile(
         self, compiler: Compiler, definitions: Sequence[Definition], previous: Generation | None
@@ -119,6 +130,13 @@ class Loader:
             if compiled % COMPILED_AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return apis, found
+
+
+def served(compiler: Compiler, definition: Definition) -> CompiledApi:
+    """One of our own definitions, compiled; a mistake in it is a bug."""
+    api, mistakes = compiler.compile(definition)
+    assert api is not None, mistakes
+    return api
 
 
 def declare(settings: Settings, previous: Generation | None) -> tuple[Declared, tuple[Diagnostic, ...]]:

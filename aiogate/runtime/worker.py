@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final
 
 import orjson
@@ -25,6 +25,7 @@ from aiogate.clock import Clock
 from aiogate.config.settings import Address, Settings
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
+from aiogate.runtime import same_port
 from aiogate.runtime.assembly import assemble
 from aiogate.runtime.gateway import Gateway
 from aiogate.telemetry import logs
@@ -107,7 +108,12 @@ async def serving(
 
     Raises `DiagnosticsFound` when it cannot start.
     """
-    async with assemble(settings, read_settings, clock) as gateway:
+    control_socket, sockets = bind(settings)
+    own = same_port.definitions(control_socket.getsockname()[1]) if settings.control.listen == "same" else ()
+    async with AsyncExitStack() as stack:
+        for opened in (control_socket, *sockets):
+            stack.callback(opened.close)
+        gateway = await stack.enter_async_context(assemble(settings, read_settings, clock, own))
         listener = Listener(
             gateway.current,
             answer,
@@ -120,11 +126,13 @@ async def serving(
         control = web.AppRunner(doors(gateway), access_log=None, keepalive_timeout=75.0)
         await control.setup()
         try:
-            await bind(listener, control, settings)
+            await web.SockSite(control, control_socket).start()
+            await listener.start(sockets=sockets)
             gateway.listen_addresses = tuple(str(Address(*address)) for address in listener.addresses)
-            gateway.control_address = str(Address(*control.addresses[0][:2]))
+            private = str(Address(*control_socket.getsockname()[:2]))
+            gateway.control_address = gateway.listen_addresses[0] if own else private
             gateway.connections = lambda: listener.connections
-            with run_file(settings, gateway):
+            with run_file(settings, gateway, private):
                 yield gateway
                 gateway.draining = True
                 await drain(listener, settings.timeouts.drain, cut or asyncio.Event())
@@ -133,28 +141,27 @@ async def serving(
             await control.cleanup()
 
 
-async def bind(listener: Listener, control: web.AppRunner, settings: Settings) -> None:
-    """Open every socket. Raises `DiagnosticsFound` with the address that cannot be bound."""
-    address = control_address(settings)
-    sockets: list[socket.socket] = []
-    site = web.TCPSite(control, address.host, address.port, backlog=128)
-    try:
-        await site.start()
-        for address in settings.listen:
-            sockets.append(bound(address))
-        await listener.start(sockets=sockets)
-    except OSError as error:
-        for opened in sockets:
-            opened.close()
-        message = f"{address} cannot be bound: {error.strerror or error}"
-        hint = "is another gateway running?" if error.errno == errno.EADDRINUSE else ""
-        raise DiagnosticsFound([Diagnostic(str(address), 0, 0, "address_in_use", message, hint)]) from error
+def bind(settings: Settings) -> tuple[socket.socket, list[socket.socket]]:
+    """The control API's socket and the gateway's, all bound, before anything is loaded.
+
+    Raises `DiagnosticsFound` with the address that cannot be bound.
+    """
+    control = Address("127.0.0.1", 0) if settings.control.listen == "same" else settings.control.listen
+    opened: list[socket.socket] = []
+    for address in (control, *settings.listen):
+        try:
+            opened.append(bound(address))
+        except OSError as error:
+            for one in opened:
+                one.close()
+            raise DiagnosticsFound([not_bound(address, error)]) from error
+    return opened[0], opened[1:]
 
 
-def control_address(settings: Settings) -> Address:
-    """Where the control application listens."""
-    assert isinstance(settings.control.listen, Address)
-    return settings.control.listen
+def not_bound(address: Address, error: OSError) -> Diagnostic:
+    message = f"{address} cannot be bound: {error.strerror or error}"
+    hint = "is another gateway running?" if error.errno == errno.EADDRINUSE else ""
+    return Diagnostic(str(address), 0, 0, "address_in_use", message, hint)
 
 
 def bound(address: Address) -> socket.socket:
@@ -199,11 +206,11 @@ def listener_options(settings: Settings) -> ListenerOptions:
 
 
 @contextmanager
-def run_file(settings: Settings, gateway: Gateway) -> Iterator[None]:
+def run_file(settings: Settings, gateway: Gateway, control: str) -> Iterator[None]:
     """`<state>/run.json`: how the commands find the running gateway."""
     path = settings.state / "run.json"
     aside = path.with_name(f".run.json.{os.getpid()}")
-    running = {"pid": os.getpid(), "control": f"http://{gateway.control_address}", "started": gateway.started}
+    running = {"pid": os.getpid(), "control": f"http://{control}", "started": gateway.started}
     aside.write_bytes(orjson.dumps(running) + b"\n")
     aside.replace(path)
     try:
