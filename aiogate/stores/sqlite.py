@@ -399,9 +399,10 @@ class _Sessions:
 
         def write(files: dict[str, sqlite3.Connection]) -> bool:
             with _transaction(files["main"]) as file:
-                query = "DELETE FROM sessions WHERE name_hash = ? RETURNING delete_at = 0 OR delete_at > ?"
-                row = file.execute(query, (name_hash, now)).fetchone()
-            return row is not None and bool(row[0])
+                query = "SELECT 1 FROM sessions WHERE name_hash = ? AND (delete_at = 0 OR delete_at > ?)"
+                found = file.execute(query, (name_hash, now)).fetchone() is not None
+                file.execute("DELETE FROM sessions WHERE name_hash = ?", (name_hash,))
+            return found
 
         return await self._writer.run(write)
 
