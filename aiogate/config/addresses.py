@@ -10,6 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
+from urllib.parse import unquote_to_bytes
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema
@@ -161,7 +162,7 @@ def _authority(text: str, default_port: int) -> tuple[str, int]:
 
 _ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})", re.ASCII)
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_NEVER: Final = {"2F": "an escaped slash", "5C": "an escaped backslash", "00": "an escaped NUL"}
+_NEVER: Final = {0x2F: "an escaped slash", 0x5C: "an escaped backslash", 0x7F: "an escaped control character"}
 
 
 def _unescape_dots(path: str) -> str:
@@ -183,9 +184,10 @@ def canonical_path(text: str) -> str:
 
     def one(found: re.Match[str]) -> str:
         code = found[1].upper()
-        if code in _NEVER:
-            raise mistake("invalid_value", f"holds {_NEVER[code]}, which the gateway refuses in requests", show=True)
         char = int(code, 16)
+        if char in _NEVER or char < 0x20:
+            what = _NEVER.get(char, "an escaped control character")
+            raise mistake("invalid_value", f"holds {what}, which the gateway refuses in requests", show=True)
         return chr(char) if char in _UNRESERVED else f"%{code}"
 
     path = _ESCAPE.sub(one, encoded)
@@ -193,13 +195,17 @@ def canonical_path(text: str) -> str:
         raise mistake(
             "invalid_value", "holds an empty segment", "requests have their slashes merged; write one", show=True
         )
-    if any(segment in (".", "..") for segment in path.split("/")):
+    if any(segment.partition(";")[0] in (".", "..") for segment in path.replace("%3B", ";").split("/")):
         raise mistake("invalid_value", "holds `.` or `..` as a segment", "write the path that is meant", show=True)
+    try:
+        unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise mistake("invalid_value", "is not UTF-8 behind its escapes", show=True) from error
     return path
 
 
 def _percent(char: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "replace"))
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
 
 
 def parse_listen_path(value: Any) -> str:

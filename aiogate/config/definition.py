@@ -14,7 +14,7 @@ a plugin's key is kept as it is: the plugin's own model reads it when the API is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -31,6 +31,7 @@ from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
 __all__ = [
     "Auth",
+    "BrokenDefinition",
     "Definition",
     "Identifier",
     "Listen",
@@ -194,6 +195,16 @@ class Definition:
     source: Source = field(repr=False, compare=False)
 
 
+class BrokenDefinition(DiagnosticsFound):
+    """A file with mistakes. `auth` and `plugins` hold the entries that could be read: their plugins may find more."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], source: Source, auth: Auth, plugins: tuple[PluginUse, ...]):
+        super().__init__(diagnostics)
+        self.source = source
+        self.auth = auth
+        self.plugins = plugins
+
+
 class _Declaration(Model):
     """The parts of a file that are no plugins. `auth` and `plugins` are read by hand: their keys are plugins' names."""
 
@@ -214,7 +225,7 @@ class _Declaration(Model):
 
 
 def read_definition(source: Source, digest: str = "") -> Definition:
-    """The API that a file declares. Raises `DiagnosticsFound` with every mistake in it."""
+    """The API that a file declares. Raises `BrokenDefinition`, a `DiagnosticsFound`, with every mistake in it."""
     found: list[Diagnostic] = []
     declared: _Declaration | None = None
     try:
@@ -226,7 +237,7 @@ def read_definition(source: Source, digest: str = "") -> Definition:
     auth = _Entries(source, found).auth()
     plugins = _Entries(source, found).plugins()
     if found or declared is None:
-        raise DiagnosticsFound(found)
+        raise BrokenDefinition(found, source, auth, plugins)
     return Definition(
         id=identifier,
         name=declared.name or identifier,
@@ -268,7 +279,12 @@ def _versions(versions: Versions | None, source: Source, found: list[Diagnostic]
 
     if versions.default is not None and versions.default not in versions.list:
         hint = did_you_mean(versions.default, versions.list)
-        refuse("default", "version_default_unknown", f"`{versions.default}` is not in the list", hint)
+        refuse(
+            "default",
+            "version_default_unknown",
+            f"`{source.written(('versions', 'default'))}` is not in the list",
+            hint,
+        )
     if versions.by == "path":
         if versions.name:
             refuse("name", "invalid_value", "a version by path has no name", "the first segment of the path decides")
@@ -398,6 +414,13 @@ class _Entries:
         return "shadow" if mode == "shadow" else "enforce"
 
     def match(self, value: Any, path: Path) -> Match | None:
+        named = value.get("versions") if isinstance(value, dict) else None
+        for index, version in enumerate(named if isinstance(named, list) else ()):
+            if isinstance(version, str) and self.versions is not None and version not in self.versions:
+                place = (*path, "versions", index)
+                hint = did_you_mean(version, sorted(self.versions)) or "the API declares no versions"
+                message = f"there is no version `{self.source.written(place)}`"
+                self.refuse(place, "invalid_value", message, hint)
         try:
             declared = MatchDeclaration.model_validate(value)
         except ValidationError as error:
@@ -405,8 +428,4 @@ class _Entries:
             return None
         if declared == MatchDeclaration():
             self.refuse(path, "invalid_value", "`match` is empty", "leave it out, or give paths, methods or versions")
-        for index, version in enumerate(declared.versions or ()):
-            if self.versions is not None and version not in self.versions:
-                hint = did_you_mean(version, sorted(self.versions)) or "the API declares no versions"
-                self.refuse((*path, "versions", index), "invalid_value", f"there is no version `{version}`", hint)
         return Match.of(declared)

@@ -21,6 +21,24 @@ __all__ = ["diagnostics_of", "did_you_mean"]
 _LONGEST_SHOWN: Final = 60
 _KEY: Final = "[key]"
 _MERGE_WORDS: Final = "merge keys are not part of YAML 1.2; write the keys out"
+_TYPES: Final = {
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+}
 _WRONG_TYPE: Final = frozenset(("is_instance_of", "int_from_float", "none_required"))
 
 
@@ -55,7 +73,8 @@ def _diagnostic(detail: ErrorDetails, source: Source, path: Path) -> Diagnostic:
         position = source.locate_key(path)
     else:
         position = source.locate(path)
-    shown = show_path(path)
+    about_key = kind in ("unknown_key", "extra_forbidden", "missing")
+    shown = show_path((*source.existing(path[:-1]), path[-1]) if about_key else source.existing(path))
     name = str(path[-1]) if path else "the document"
     if kind in ("unknown_key", "extra_forbidden"):
         hint = _MERGE_WORDS if name == "<<" else did_you_mean(name, context.get("known", ()))
@@ -66,7 +85,11 @@ def _diagnostic(detail: ErrorDetails, source: Source, path: Path) -> Diagnostic:
         subject = _shown(source.written(path)) if context.get("show") else None
         name = _last_key(source, path)
         message = f"`{subject if subject is not None else name}` {detail['msg']}"
-        return Diagnostic.at(position, kind, message, str(context.get("hint", "")), shown)
+        hint = str(context.get("hint", ""))
+        if context.get("show") and "${" in str(source.written(path)):
+            # Such a hint may quote the resolved value.
+            hint = "the value comes from a variable"
+        return Diagnostic.at(position, kind, message, hint, shown)
     name = _last_key(source, path)
     return Diagnostic.at(position, _code(kind), _message(kind, detail["msg"], name), _hint(kind, source, path), shown)
 
@@ -93,10 +116,8 @@ def _code(kind: str) -> str:
 
 def _message(kind: str, message: str, name: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if kind in ("model_type", "model_attributes_type", "dict_type", "dataclass_type"):
-        return f"`{name}` should be a mapping"
-    if kind in ("list_type", "tuple_type", "set_type", "frozen_set_type"):
-        return f"`{name}` should be a list"
+    if kind in _TYPES:
+        return f"`{name}` should be {_TYPES[kind]}"
     if message.startswith("Input "):
         return f"`{name}` {message.removeprefix('Input ')}"
     return f"`{name}`: {message}"

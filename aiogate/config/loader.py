@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 from aiogate.config import files
-from aiogate.config.definition import Definition, read_definition
+from aiogate.config.definition import BrokenDefinition, Definition, read_definition
 from aiogate.config.diagnose import did_you_mean
 from aiogate.config.policy import read_policy
 from aiogate.config.source import Source, examine
@@ -71,11 +71,18 @@ class Declared:
 
 
 class NotLoaded(DiagnosticsFound):
-    """A load found mistakes. `declared` holds what is free of them, so that plugins' mistakes there can be told too."""
+    """A load found mistakes. Plugins may find more, to be told in the same breath.
 
-    def __init__(self, diagnostics: Iterable[Diagnostic], declared: Declared) -> None:
+    `declared` holds what is free of mistakes so far, `broken` the definitions that are not, with the entries that could
+    be read; without those whose variables have no value, where a plugin could only complain about `${NAME}`.
+    """
+
+    def __init__(
+        self, diagnostics: Iterable[Diagnostic], declared: Declared, broken: Iterable[BrokenDefinition]
+    ) -> None:
         super().__init__(diagnostics)
         self.declared = declared
+        self.broken = tuple(broken)
 
 
 def load(
@@ -113,7 +120,7 @@ def load(
     warnings = tuple(sorted([*apis.warnings, *policies.warnings]))
     declared = Declared(definitions, kept, warnings, apis.read_files, policies.read_files)
     if found:
-        raise NotLoaded(found, declared)
+        raise NotLoaded(found, declared, apis.broken)
     return declared
 
 
@@ -134,6 +141,7 @@ class _Folder(Generic[T]):
         self.read_files: dict[str, _Read[T]] = {}
         self.found: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
+        self.broken: list[BrokenDefinition] = []
         self.broken_ids: set[str] = set()
         self.unlisted = False
         self._variables = variables
@@ -191,12 +199,15 @@ class _Folder(Generic[T]):
         ):
             return known
         source, found = examine(file, data)
-        source, missing = expand(source, self._variables)
+        missing: list[Diagnostic] = []
+        if b"${" in data:
+            source, missing = expand(source, self._variables)
         try:
             thing = self._read(source, _digest(source))
         except DiagnosticsFound as mistakes:
-            found.extend(mistakes.diagnostics)
-            raise DiagnosticsFound(without_echo(found, missing)) from mistakes
+            if isinstance(mistakes, BrokenDefinition) and not missing:
+                self.broken.append(mistakes)
+            raise DiagnosticsFound(without_echo(mistakes.diagnostics, [*found, *missing])) from mistakes
         if found or missing:
             raise DiagnosticsFound([*found, *missing])
         return _Read(source, thing)

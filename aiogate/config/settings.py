@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -229,25 +229,26 @@ def load_settings(
     found: list[Diagnostic] = []
     source = Source(ENVIRONMENT, {}, raw={})
     missing: list[Diagnostic] = []
+    names: dict[YamlPath, str] = {}
     if file is not None:
         try:
             source, found = examine(str(file), files.read_bytes(file), may_be_empty=True)
             source, missing = expand(source, variables)
         except DiagnosticsFound as unreadable:
             found.extend(unreadable.diagnostics)
-    layers = (*_from_environment(environ, variables, found), *_from_flags(flags or {}))
-    for path, value, position in layers:
-        source = _overlaid(source, path, value, position)
+    for layer in (*_from_environment(environ, variables, found), *_from_flags(flags or {})):
+        source = _overlaid(source, layer)
+        names[layer.path] = layer.name
     settings: Settings | None = None
     try:
         settings = Settings.model_validate(source.value)
     except ValidationError as error:
         found.extend(diagnostics_of(error, source))
-    overridden = {path for path, _ in source.overrides}
-    missing = [one for one in missing if tuple(one.path.split(".")) not in overridden]
+    missing = [one for one in missing if tuple(one.path.split(".")) not in names]
     found = without_echo(found, missing)
     if settings is not None:
         found.extend(_contradictions(settings, source))
+    found = [_naming(one, names) for one in found]
     if found or settings is None:
         raise DiagnosticsFound(found)
     base = file.parent if file is not None else Path()
@@ -276,7 +277,24 @@ def _contradictions(settings: Settings, source: Source) -> Iterator[Diagnostic]:
             yield Diagnostic.at(source.locate(path), "invalid_value", message, hint, ".".join(map(str, path)))
 
 
-_Layer = tuple[YamlPath, Any, Position]
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One key that something other than the file sets; `name` is the variable or the flag."""
+
+    path: YamlPath
+    name: str
+    value: Any
+    raw: Any
+    position: Position
+
+
+def _naming(found: Diagnostic, names: Mapping[YamlPath, str]) -> Diagnostic:
+    """A diagnostic of a place without lines, with the name of the variable or flag that it is about."""
+    if found.line:
+        return found
+    path = tuple(found.path.split("."))
+    name = next((names[path[:length]] for length in range(len(path), 0, -1) if path[:length] in names), None)
+    return found if name is None else replace(found, message=f"{name}: {found.message}")
 
 
 def _from_environment(environ: Mapping[str, str], variables: Variables, found: list[Diagnostic]) -> Iterator[_Layer]:
@@ -294,7 +312,7 @@ def _from_environment(environ: Mapping[str, str], variables: Variables, found: l
             message = f"{_SECRET_ALIAS} and {secret} differ"
             found.append(Diagnostic.at(position, "invalid_value", message, "set one of them", name))
         try:
-            yield path, variables.expand_text(environ[name], {}), position
+            yield _Layer(path, name, variables.expand_text(environ[name], {}), environ[name], position)
         except Unresolved as problem:
             found.append(Diagnostic.at(position, problem.code, f"{name}: {problem.message}", problem.hint, name))
 
@@ -320,14 +338,17 @@ def _from_flags(flags: Mapping[str, object]) -> Iterator[_Layer]:
     for name, value in flags.items():
         if value is not None:
             given = list(value) if isinstance(value, tuple) else value
-            yield tuple(name.split(".")), given, Position(COMMAND_LINE)
+            yield _Layer(tuple(name.split(".")), name, given, given, Position(COMMAND_LINE))
 
 
-def _overlaid(source: Source, path: YamlPath, value: Any, position: Position) -> Source:
+def _overlaid(source: Source, layer: _Layer) -> Source:
     """The source with one value from elsewhere laid over its own."""
-    overrides = ((path, position), *(other for other in source.overrides if other[0] != path))
+    path = layer.path
     return replace(
-        source, value=_put(source.value, path, value), raw=_put(source.raw, path, value), overrides=overrides
+        source,
+        value=_put(source.value, path, layer.value),
+        raw=_put(source.raw, path, layer.raw),
+        overrides=((path, layer.position), *(other for other in source.overrides if other[0] != path)),
     )
 
 

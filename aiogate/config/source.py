@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -106,12 +106,13 @@ class Source:
         return self._position(key)
 
     def existing(self, path: Iterable[str | int]) -> Path:
-        """The steps of `path` that exist in the file; the others are skipped, as `locate` skips them."""
-        mark: Mark | _At = self.marks
+        """The steps of `path` that exist; the others are skipped, as `locate` skips them."""
+        value = self.raw
         steps: list[str | int] = []
         for step in path:
-            if isinstance(mark, Mark) and step in mark.children:
-                mark = mark.children[step]
+            there: Any = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+            if step in there:
+                value = value[step]
                 steps.append(step)
         return tuple(steps)
 
@@ -153,7 +154,7 @@ def examine(file: str, data: bytes, *, may_be_empty: bool = False) -> tuple[Sour
     try:
         value, marks = reader.document(may_be_empty)
     except yaml.MarkedYAMLError as error:
-        raise DiagnosticsFound([*reader.found, _syntax_error(file, error)]) from error
+        raise DiagnosticsFound([*reader.found, _syntax_error(file, text, error)]) from error
     except yaml.YAMLError as error:
         # libyaml's own reader refuses control characters without a usable place; ours looked for them before.
         raise DiagnosticsFound([*reader.found, Diagnostic(file, 0, 0, "yaml_syntax", "is not YAML")]) from error
@@ -195,16 +196,18 @@ def _place(before: str) -> _At:
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
 
 
-def _syntax_error(file: str, error: yaml.MarkedYAMLError) -> Diagnostic:
+def _syntax_error(file: str, data: bytes, error: yaml.MarkedYAMLError) -> Diagnostic:
     mark = error.problem_mark or error.context_mark
     message = f"is not YAML: {error.problem or error.context or 'the text cannot be read'}"
     if mark is None:
         return Diagnostic(file, 0, 0, "yaml_syntax", message)
-    hint = ""
-    if "\\t" in message or "tab" in message:
-        hint = "indent with spaces"
-    elif error.context and error.problem:
-        hint = error.context
+    lines = data.decode("utf-8").splitlines()
+    if mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
+        hint = "that is a tab; indent with spaces"
+    else:
+        began = error.context_mark
+        hint = error.context if error.context and error.problem else ""
+        hint = f"{hint} that begins on line {began.line + 1}" if hint and began is not None else hint
     return Diagnostic(file, mark.line + 1, mark.column + 1, "yaml_syntax", message, hint)
 
 
@@ -215,6 +218,7 @@ class _Reader:
         self.found: list[Diagnostic] = []
         self._file = file
         self._loader = _Loader(data)
+        self._next: Callable[[], Any] = self._loader.get_event
         self._nodes = 0
         self._aliases = 0
         # Anchor to value, marks, and the number of nodes in it with its own aliases expanded.
@@ -224,16 +228,16 @@ class _Reader:
         self._loader.dispose()
 
     def document(self, may_be_empty: bool) -> tuple[dict[str, Any], Mark | _At]:
-        events = self._events()
-        event = next(events)
+        self._next()  # the stream's start
+        event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
             if may_be_empty:
                 return {}, (0, 0)
             raise self._end((0, 0), "yaml_not_a_mapping", "is empty", "a declaration is a mapping such as `id: login`")
-        value, marks = self._value(next(events), events, 1)
+        value, marks = self._value(self._next(), 1)
         at = marks.at if isinstance(marks, Mark) else marks
-        next(events)
-        event = next(events)
+        self._next()  # the document's end
+        event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
             raise self._end(
                 _at(event), "yaml_not_a_mapping", "a second document begins here", "one file holds one document"
@@ -244,64 +248,58 @@ class _Reader:
             raise self._end(at, "yaml_not_a_mapping", "is not a mapping", "a declaration is made of `key: value` lines")
         return value, marks
 
-    def _events(self) -> Iterator[yaml.Event]:
-        """All events but the stream's start."""
-        get = self._loader.get_event
-        get()
-        while True:
-            yield get()
-
-    def _value(self, event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> tuple[Any, Mark | _At]:
-        at = _at(event)
-        self._nodes += 1
-        if self._nodes > _MAX_NODES:
-            raise self._end(at, "yaml_too_complex", f"has more than {_MAX_NODES} values", "aliases count each time")
-        if isinstance(event, yaml.AliasEvent):
-            return self._alias(str(event.anchor), at)
-        if event.tag is not None:  # type: ignore[attr-defined]  # every event that begins a node has a tag
-            self._note(at, "yaml_tag", f"the tag {_shown_tag(event.tag)} is not allowed", "remove it")  # type: ignore[attr-defined]  # see above
+    def _value(self, event: Any, depth: int) -> tuple[Any, Mark | _At]:
+        mark = event.start_mark
+        at = (mark.line, mark.column)
+        kind = type(event)
+        if kind is yaml.AliasEvent:
+            return self._alias(event.anchor, at)
+        self._count(1, at)
         before = self._nodes
-        result: tuple[Any, Mark | _At]
-        if isinstance(event, yaml.ScalarEvent):
-            value = self._scalar(event.value, at) if event.style is None or not event.style else event.value
-            result = value, at
+        if event.tag is not None:
+            self._tag(event.tag, at)
+        value: Any
+        marks: Mark | _At
+        if kind is yaml.ScalarEvent:
+            # A plain scalar has no style in one parser, and an empty one in the other.
+            value, marks = event.value if event.style else self._scalar(event.value, at), at
         elif depth > _MAX_DEPTH:
             raise self._end(at, "yaml_too_complex", f"is nested deeper than {_MAX_DEPTH} levels")
-        elif isinstance(event, yaml.MappingStartEvent):
-            result = self._mapping(at, events, depth)
+        elif kind is yaml.MappingStartEvent:
+            value, marks = self._mapping(at, depth + 1)
         else:
-            result = self._sequence(at, events, depth)
-        if event.anchor is not None:  # type: ignore[attr-defined]  # see above
-            self._anchors[event.anchor] = (*result, self._nodes - before + 1)  # type: ignore[attr-defined]  # see above
-        return result
+            value, marks = self._sequence(at, depth + 1)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = (value, marks, self._nodes - before + 1)
+        return value, marks
 
-    def _mapping(self, at: _At, events: Iterator[yaml.Event], depth: int) -> tuple[dict[str, Any], Mark]:
+    def _mapping(self, at: _At, depth: int) -> tuple[dict[str, Any], Mark]:
         values: dict[str, Any] = {}
         children: dict[str | int, Any] = {}
         keys: dict[str | int, _At] = {}
-        for event in events:
-            if isinstance(event, yaml.MappingEndEvent):
-                break
-            place = _at(event)
-            if not isinstance(event, yaml.ScalarEvent):
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            mark = event.start_mark
+            place = (mark.line, mark.column)
+            if type(event) is not yaml.ScalarEvent:
                 raise self._end(place, "wrong_type", "a key must be plain text")
             key = event.value
-            value, mark = self._value(next(events), events, depth + 1)
+            if event.tag is not None:
+                self._tag(event.tag, place)
+            if event.anchor is not None:
+                self._anchors[event.anchor] = (key, place, 1)
+            value, marks = self._value(self._next(), depth)
             if key in values:
                 first = keys[key]
                 self._note(place, "yaml_duplicate_key", f"`{key}` stands twice", f"the first is on line {first[0] + 1}")
                 continue
-            values[key], children[key], keys[key] = value, mark, place
+            values[key], children[key], keys[key] = value, marks, place
         return values, Mark(at, children, keys)
 
-    def _sequence(self, at: _At, events: Iterator[yaml.Event], depth: int) -> tuple[list[Any], Mark]:
+    def _sequence(self, at: _At, depth: int) -> tuple[list[Any], Mark]:
         values: list[Any] = []
         children: dict[str | int, Any] = {}
-        for event in events:
-            if isinstance(event, yaml.SequenceEndEvent):
-                break
-            value, mark = self._value(event, events, depth + 1)
-            children[len(values)] = mark
+        while type(event := self._next()) is not yaml.SequenceEndEvent:
+            value, children[len(values)] = self._value(event, depth)
             values.append(value)
         return values, Mark(at, children, {})
 
@@ -311,11 +309,19 @@ class _Reader:
             raise self._end(at, "yaml_too_complex", f"has more than {_MAX_ALIASES} aliases")
         if anchor not in self._anchors:
             raise self._end(at, "yaml_syntax", f"`*{anchor}` has no `&{anchor}` before it")
-        value, mark, nodes = self._anchors[anchor]
-        self._nodes += nodes - 1
+        value, marks, nodes = self._anchors[anchor]
+        self._count(nodes, at)
+        return value, marks
+
+    def _count(self, nodes: int, at: _At) -> None:
+        self._nodes += nodes
         if self._nodes > _MAX_NODES:
             raise self._end(at, "yaml_too_complex", f"has more than {_MAX_NODES} values", "aliases count each time")
-        return value, mark
+
+    def _tag(self, tag: str, at: _At) -> None:
+        core = "tag:yaml.org,2002:"
+        shown = f"!!{tag.removeprefix(core)}" if tag.startswith(core) else tag
+        self._note(at, "yaml_tag", f"the tag {shown} is not allowed", "remove it")
 
     def _scalar(self, text: str, at: _At) -> Any:
         """A plain scalar by the core schema of YAML 1.2 (section 10.3.2)."""
@@ -335,13 +341,8 @@ class _Reader:
         if _HEX.fullmatch(text) is not None and len(text) <= _LONGEST_INTEGER:
             return int(text, 16)
         if _FLOAT.fullmatch(text) is not None:
-            return float(
-                text.replace(".inf", "inf")
-                .replace(".Inf", "inf")
-                .replace(".INF", "inf")
-                .replace(".n", "n")
-                .replace(".N", "n")
-            )
+            # Python spells infinity and not-a-number without the dot.
+            return float(text if text[-1].isdigit() or text[-1] == "." else text.replace(".", ""))
         return text
 
     def _note(self, at: _At, code: str, message: str, hint: str = "") -> None:
@@ -357,9 +358,3 @@ def _at(event: yaml.Event) -> _At:
     mark = event.start_mark
     assert mark is not None, "both parsers mark every event"
     return mark.line, mark.column
-
-
-def _shown_tag(tag: str) -> str:
-    """A tag as it is written: `!!python/object` for `tag:yaml.org,2002:python/object`."""
-    core = "tag:yaml.org,2002:"
-    return f"!!{tag.removeprefix(core)}" if tag.startswith(core) else tag

@@ -8,7 +8,7 @@ expanded. `$${` is a literal `${`. The unresolved text stays in `Source.raw`: it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -118,7 +118,8 @@ def expand(source: Source, variables: Variables) -> tuple[Source, list[Diagnosti
     return replace(source, value=value, variables=tuple(sorted(used.items()))), found
 
 
-def without_echo(found: list[Diagnostic], missing: list[Diagnostic]) -> list[Diagnostic]:
-    """All diagnostics, less those about a value that could not be resolved: its text is not what the operator meant."""
-    places = {(one.line, one.column) for one in missing}
-    return [*missing, *(one for one in found if (one.line, one.column) not in places)]
+def without_echo(found: Iterable[Diagnostic], first: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """`first`, and of `found` what is not about the same places: an unresolved `${NAME}` is no URL either."""
+    kept = list(dict.fromkeys(first))
+    places = {(one.line, one.column) for one in kept}
+    return [*kept, *(one for one in found if (one.line, one.column) not in places)]
