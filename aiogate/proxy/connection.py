@@ -203,8 +203,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """Whether a request may begin here."""
         return self._state is _State.IDLE and self._transport is not None and not self._transport.is_closing()
 
-    def begin(self, head: bytes, *, to_head: bool, response_timeout: float, idle_timeout: float) -> None:
-        """Send the head of a request, or all of it. `to_head`: the response answers HEAD and so has no body."""
+    def begin(
+        self, head: bytes, *, to_head: bool, response_timeout: float, idle_timeout: float
+    ) -> asyncio.Future[Response]:
+        """Send the head of a request, or all of it. `to_head`: the response answers HEAD and so has no body.
+
+        What comes back fails with `UpstreamDied`, `UpstreamInvalid`, `UpstreamTimeout`, or with what broke the sending
+        of the request's body. Who stops waiting for it must `abandon` it.
+        """
         assert self._state is _State.IDLE
         assert self._transport is not None
         self._state = _State.AWAITING
@@ -214,8 +220,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._idle_timeout = idle_timeout
         self.served += 1
         self.deadline = self.loop.time() + response_timeout
-        self._response = self.loop.create_future()
+        self._response = response = self.loop.create_future()
         self._transport.write(head)
+        return response
 
     def pump(self, task: asyncio.Task[None], response_timeout: float) -> None:
         """The task that sends the request's body. The response is due `response_timeout` after it has ended."""
@@ -223,9 +230,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.deadline = inf
 
         def sent(task: asyncio.Task[None]) -> None:
-            if task.cancelled():
-                return
-            error = task.exception()
+            error = None if task.cancelled() else task.exception()
+            if self._pump is not task:
+                return  # the response was complete before the request
             if error is not None:
                 self.abort(error if isinstance(error, Exception) else UpstreamDied(repr(error), untouched=False))
             elif self._state is _State.AWAITING:
@@ -246,13 +253,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if self._state is _State.AWAITING:
                 self.deadline = inf
 
-    async def response(self) -> Response:
-        """The response to what was begun.
-
-        Raises `UpstreamDied`, `UpstreamInvalid`, `UpstreamTimeout`, or what broke the sending of the request's body.
-        """
-        assert self._response is not None
-        return await self._response
+    def abandon(self, response: asyncio.Future[Response]) -> None:
+        """Give up on a request. If it has ended in the meantime the connection may serve another already: left alone."""
+        if self._response is response:
+            self.abort()
 
     def abort(self, error: Exception | None = None) -> None:
         """Give up on the request in progress and on the connection."""

@@ -88,20 +88,20 @@ async def forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | 
 async def _attempt(
     connection: UpstreamConnection, head: bytes, exchange: Exchange, upstream: CompiledUpstream, whole: bytes | None
 ) -> Response:
+    response = connection.begin(
+        head + whole if whole else head,
+        to_head=exchange.method == "HEAD",
+        response_timeout=upstream.response_timeout,
+        idle_timeout=upstream.idle_timeout,
+    )
     try:
-        connection.begin(
-            head + whole if whole else head,
-            to_head=exchange.method == "HEAD",
-            response_timeout=upstream.response_timeout,
-            idle_timeout=upstream.idle_timeout,
-        )
         if whole is None:
             # Its own task: an upstream may answer before it has read all, or while it reads (an echo).
             pump = asyncio.get_running_loop().create_task(_send_body(connection, exchange))
             connection.pump(pump, upstream.response_timeout)
-        return await connection.response()
+        return await response
     except asyncio.CancelledError:
-        connection.abort()
+        connection.abandon(response)
         raise
 
 
