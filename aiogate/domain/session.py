@@ -405,8 +405,9 @@ def _unenforced(document: SessionDocument) -> Iterator[str]:
         yield f"meta_data.rate_limit_pattern: {why}"
     if document.rate > 0 and document.per <= 0:
         yield "per: a rate needs a window above 0 seconds"
-    if _too_deep(document.meta_data):
-        yield "meta_data: nested too deeply"
+    for name in ("meta_data", "smoothing"):
+        if _too_deep(getattr(document, name)):
+            yield f"{name}: nested too deeply"
     for api, access in document.access_rights.items():
         yield from access_problems(access, f"access_rights.{api}")
 
