@@ -25,7 +25,7 @@ from aiogate.config.addresses import HostName, ListenPath, UpstreamUrl
 from aiogate.config.diagnose import diagnostics_of, did_you_mean
 from aiogate.config.match import Match, MatchDeclaration
 from aiogate.config.model import Model, mistake
-from aiogate.config.source import Path, Source, show_path
+from aiogate.config.source import MAX_DIAGNOSTICS, Path, Source, show_path
 from aiogate.config.units import Duration, Timestamp
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
@@ -314,6 +314,8 @@ class _Entries:
             self.versions = frozenset()
 
     def refuse(self, path: Path, code: str, message: str, hint: str = "", *, key: bool = False) -> None:
+        if len(self.found) >= MAX_DIAGNOSTICS:
+            return
         position = self.source.locate_key(path) if key else self.source.locate(path)
         self.found.append(Diagnostic.at(position, code, message, hint, show_path(path)))
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from aiogate.config.source import Path, Source, show_path
+from aiogate.config.source import MAX_DIAGNOSTICS, Path, Source, show_path
 from aiogate.errors import DIAGNOSTICS, Diagnostic
 
 __all__ = ["diagnostics_of", "did_you_mean"]
@@ -57,9 +57,9 @@ def diagnostics_of(error: ValidationError, source: Source, prefix: Path = ()) ->
     """One diagnostic for each mistake in `error`, which came from validating what stands at `prefix` in `source`.
 
     A location that does not exist in the file (a missing key, the field that a bare value stands for, the name of a
-    union's member) leads to its nearest parent.
+    union's member) leads to its nearest parent. At most `MAX_DIAGNOSTICS` are told.
     """
-    details = error.errors(include_url=False)
+    details = error.errors(include_url=False)[:MAX_DIAGNOSTICS]
     return [_diagnostic(detail, source, (*prefix, *detail["loc"])) for detail in details]
 
 

@@ -1,6 +1,6 @@
 """YAML text to plain values, with the place of each value beside them.
 
-One pass over libyaml's events builds the values and a tree of marks of the same shape; nothing is read twice and no
+One pass over libyaml's events builds the values and, beside them, marks of the same shape; nothing is read twice and no
 consumer meets a special kind of string. We resolve scalars ourselves, by the core schema of YAML 1.2, because PyYAML
 follows YAML 1.1, where `on` is true, `NO` is false and `12:30` is a number. Bounds are checked while the events arrive:
 a file that would explode when it is walked ends early.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,10 +21,12 @@ import yaml
 
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
-__all__ = ["MAX_BYTES", "Mark", "Path", "Source", "examine", "read_source", "show_path"]
+__all__ = ["MAX_BYTES", "MAX_DIAGNOSTICS", "Path", "Source", "examine", "read_source", "show_path"]
 
 MAX_BYTES: Final = 1024 * 1024
 """The largest file that is read."""
+MAX_DIAGNOSTICS: Final = 200
+"""How many mistakes of one file are told: a file of nothing but mistakes is the wrong file."""
 _MAX_NODES: Final = 100_000
 _MAX_DEPTH: Final = 64
 _MAX_ALIASES: Final = 100
@@ -33,7 +35,12 @@ _LONGEST_INTEGER: Final = 30
 Path = tuple[str | int, ...]
 """Where a value stands in a document: keys and list indices."""
 
-_At = tuple[int, int]
+_At = int
+"""A line and a column, both from 0, in one number: thousands of definitions keep one for each of their values."""
+
+_Marks = int | tuple[Any, ...]
+"""The places in a value: of a scalar its own; of a list its own and the marks of its items; of a mapping its own and,
+in the order of its keys, the place of each key and the marks of its value."""
 
 _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -48,17 +55,6 @@ _FLOAT: Final = re.compile(
 _NUMERIC_START: Final = frozenset("-+.0123456789")
 
 
-class Mark:
-    """The place of a mapping or a list, and of everything in it. Lines and columns count from 0 here."""
-
-    __slots__ = ("at", "children", "keys")
-
-    def __init__(self, at: _At, children: dict[str | int, Any], keys: dict[str | int, _At]) -> None:
-        self.at = at
-        self.children: dict[str | int, Mark | _At] = children
-        self.keys = keys
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """One file: its values, as resolved and as written, and where each stands.
@@ -70,7 +66,7 @@ class Source:
 
     file: str
     value: Any = field(repr=False)
-    marks: Mark | _At = field(default=(0, 0), repr=False)
+    marks: _Marks = field(default=0, repr=False)
     raw: Any = field(default=None, repr=False)
     variables: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     digest: str = ""
@@ -78,53 +74,67 @@ class Source:
 
     def locate(self, path: Iterable[str | int]) -> Position:
         """Where the value at `path` stands, or its nearest parent that exists. Steps that do not exist are skipped."""
-        path = tuple(path)
-        for place, position in self.overrides:
-            if path[: len(place)] == place:
-                return position
-        mark: Mark | _At = self.marks
-        for step in path:
-            if isinstance(mark, Mark) and step in mark.children:
-                mark = mark.children[step]
-        return self._position(mark.at if isinstance(mark, Mark) else mark)
+        return self._overridden(path := tuple(path)) or self._position(self._walk(path)[1])
 
     def locate_key(self, path: Iterable[str | int]) -> Position:
         """Where the last key of `path` stands; the value's place where there is no such key."""
-        path = tuple(path)
-        for place, position in self.overrides:
-            if path[: len(place)] == place:
-                return position
-        mark: Mark | _At = self.marks
-        key: _At | None = None
-        for step in path:
-            key = None
-            if isinstance(mark, Mark) and step in mark.children:
-                key = mark.keys.get(step)
-                mark = mark.children[step]
-        if key is None:
-            return self._position(mark.at if isinstance(mark, Mark) else mark)
-        return self._position(key)
+        if (position := self._overridden(path := tuple(path))) is not None:
+            return position
+        key, marks, _ = self._walk(path)
+        return self._position(marks if key is None else key)
 
     def existing(self, path: Iterable[str | int]) -> Path:
         """The steps of `path` that exist; the others are skipped, as `locate` skips them."""
         value = self.raw
         steps: list[str | int] = []
         for step in path:
-            there: Any = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
-            if step in there:
+            if step in _steps(value):
                 value = value[step]
                 steps.append(step)
         return tuple(steps)
 
     def written(self, path: Iterable[str | int]) -> Any:
         """The value at `path` as written, `${…}` unresolved; steps that do not exist are skipped."""
-        value = self.raw
-        for step in self.existing(path):
-            value = value[step]
-        return value
+        return self._walk(path)[2]
 
-    def _position(self, at: _At) -> Position:
-        return Position(self.file, at[0] + 1, at[1] + 1)
+    def _walk(self, path: Iterable[str | int]) -> tuple[_At | None, _Marks, Any]:
+        """The place of the last key (None: it does not exist, or is no key), the marks and the value behind `path`."""
+        key: _At | None = None
+        marks, value = self.marks, self.raw
+        for step in path:
+            key = None
+            if step not in (steps := _steps(value)):
+                continue
+            number = steps.index(step)
+            keyed = isinstance(value, dict)
+            value = value[step]
+            # What was laid over the file's own values comes after them and has no marks.
+            if isinstance(marks, tuple) and len(marks) > (2 * number + 2 if keyed else number + 1):
+                key, marks = (marks[2 * number + 1], marks[2 * number + 2]) if keyed else (None, marks[number + 1])
+        return key, marks, value
+
+    def _overridden(self, path: Path) -> Position | None:
+        return next((position for place, position in self.overrides if path[: len(place)] == place), None)
+
+    def _position(self, marks: _Marks) -> Position:
+        line, column = _unpacked(_own(marks))
+        return Position(self.file, line, column)
+
+
+def _steps(value: Any) -> Sequence[str | int]:
+    """What leads from a value to those in it."""
+    if isinstance(value, dict):
+        return list(value)
+    return range(len(value)) if isinstance(value, list) else ()
+
+
+def _own(marks: _Marks) -> _At:
+    return marks[0] if isinstance(marks, tuple) else marks
+
+
+def _unpacked(at: _At) -> tuple[int, int]:
+    """Line and column, from 1."""
+    return (at >> 20) + 1, (at & 0xFFFFF) + 1
 
 
 def show_path(path: Iterable[str | int]) -> str:
@@ -191,7 +201,7 @@ def _check_encoding(file: str, data: bytes) -> None:
         )
 
 
-def _place(before: str) -> _At:
+def _place(before: str) -> tuple[int, int]:
     """Line and column, from 1, of what follows this text."""
     return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
 
@@ -222,20 +232,20 @@ class _Reader:
         self._nodes = 0
         self._aliases = 0
         # Anchor to value, marks, and the number of nodes in it with its own aliases expanded.
-        self._anchors: dict[str, tuple[Any, Mark | _At, int]] = {}
+        self._anchors: dict[str, tuple[Any, _Marks, int]] = {}
 
     def close(self) -> None:
         self._loader.dispose()
 
-    def document(self, may_be_empty: bool) -> tuple[dict[str, Any], Mark | _At]:
+    def document(self, may_be_empty: bool) -> tuple[dict[str, Any], _Marks]:
         self._next()  # the stream's start
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
             if may_be_empty:
-                return {}, (0, 0)
-            raise self._end((0, 0), "yaml_not_a_mapping", "is empty", "a declaration is a mapping such as `id: login`")
+                return {}, 0
+            raise self._end(0, "yaml_not_a_mapping", "is empty", "a declaration is a mapping such as `id: login`")
         value, marks = self._value(self._next(), 1)
-        at = marks.at if isinstance(marks, Mark) else marks
+        at = _own(marks)
         self._next()  # the document's end
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
@@ -248,9 +258,9 @@ class _Reader:
             raise self._end(at, "yaml_not_a_mapping", "is not a mapping", "a declaration is made of `key: value` lines")
         return value, marks
 
-    def _value(self, event: Any, depth: int) -> tuple[Any, Mark | _At]:
+    def _value(self, event: Any, depth: int) -> tuple[Any, _Marks]:
         mark = event.start_mark
-        at = (mark.line, mark.column)
+        at = mark.line << 20 | mark.column
         kind = type(event)
         if kind is yaml.AliasEvent:
             return self._alias(event.anchor, at)
@@ -259,7 +269,7 @@ class _Reader:
         if event.tag is not None:
             self._tag(event.tag, at)
         value: Any
-        marks: Mark | _At
+        marks: _Marks
         if kind is yaml.ScalarEvent:
             # A plain scalar has no style in one parser, and an empty one in the other.
             value, marks = event.value if event.style else self._scalar(event.value, at), at
@@ -273,13 +283,12 @@ class _Reader:
             self._anchors[event.anchor] = (value, marks, self._nodes - before + 1)
         return value, marks
 
-    def _mapping(self, at: _At, depth: int) -> tuple[dict[str, Any], Mark]:
+    def _mapping(self, at: _At, depth: int) -> tuple[dict[str, Any], _Marks]:
         values: dict[str, Any] = {}
-        children: dict[str | int, Any] = {}
-        keys: dict[str | int, _At] = {}
+        marks: list[_Marks] = [at]
         while type(event := self._next()) is not yaml.MappingEndEvent:
             mark = event.start_mark
-            place = (mark.line, mark.column)
+            place = mark.line << 20 | mark.column
             if type(event) is not yaml.ScalarEvent:
                 raise self._end(place, "wrong_type", "a key must be plain text")
             key = event.value
@@ -287,23 +296,25 @@ class _Reader:
                 self._tag(event.tag, place)
             if event.anchor is not None:
                 self._anchors[event.anchor] = (key, place, 1)
-            value, marks = self._value(self._next(), depth)
+            value, inner = self._value(self._next(), depth)
             if key in values:
-                first = keys[key]
-                self._note(place, "yaml_duplicate_key", f"`{key}` stands twice", f"the first is on line {first[0] + 1}")
+                line, _ = _unpacked(_own(marks[2 * list(values).index(key) + 1]))
+                self._note(place, "yaml_duplicate_key", f"`{key}` stands twice", f"the first is on line {line}")
                 continue
-            values[key], children[key], keys[key] = value, marks, place
-        return values, Mark(at, children, keys)
+            values[key] = value
+            marks += (place, inner)
+        return values, tuple(marks)
 
-    def _sequence(self, at: _At, depth: int) -> tuple[list[Any], Mark]:
+    def _sequence(self, at: _At, depth: int) -> tuple[list[Any], _Marks]:
         values: list[Any] = []
-        children: dict[str | int, Any] = {}
+        marks: list[_Marks] = [at]
         while type(event := self._next()) is not yaml.SequenceEndEvent:
-            value, children[len(values)] = self._value(event, depth)
+            value, inner = self._value(event, depth)
             values.append(value)
-        return values, Mark(at, children, {})
+            marks.append(inner)
+        return values, tuple(marks)
 
-    def _alias(self, anchor: str, at: _At) -> tuple[Any, Mark | _At]:
+    def _alias(self, anchor: str, at: _At) -> tuple[Any, _Marks]:
         self._aliases += 1
         if self._aliases > _MAX_ALIASES:
             raise self._end(at, "yaml_too_complex", f"has more than {_MAX_ALIASES} aliases")
@@ -346,7 +357,9 @@ class _Reader:
         return text
 
     def _note(self, at: _At, code: str, message: str, hint: str = "") -> None:
-        self.found.append(Diagnostic(self._file, at[0] + 1, at[1] + 1, code, message, hint))
+        self.found.append(Diagnostic(self._file, *_unpacked(at), code, message, hint))
+        if len(self.found) >= MAX_DIAGNOSTICS:
+            raise DiagnosticsFound(self.found)
 
     def _end(self, at: _At, code: str, message: str, hint: str = "") -> DiagnosticsFound:
         """The end of the reading, with what was noted before."""
@@ -357,4 +370,4 @@ class _Reader:
 def _at(event: yaml.Event) -> _At:
     mark = event.start_mark
     assert mark is not None, "both parsers mark every event"
-    return mark.line, mark.column
+    return mark.line << 20 | mark.column

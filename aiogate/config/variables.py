@@ -109,9 +109,12 @@ def expand(source: Source, variables: Variables) -> tuple[Source, list[Diagnosti
                 )
                 return value
         if isinstance(value, dict):
-            return {key: walk(inner, (*path, key)) for key, inner in value.items()}
+            pairs = {key: walk(inner, (*path, key)) for key, inner in value.items()}
+            # What holds no reference is shared with `raw`, not copied.
+            return pairs if any(pairs[key] is not value[key] for key in pairs) else value
         if isinstance(value, list):
-            return [walk(inner, (*path, index)) for index, inner in enumerate(value)]
+            items = [walk(inner, (*path, index)) for index, inner in enumerate(value)]
+            return items if any(one is not other for one, other in zip(items, value, strict=True)) else value
         return value
 
     value = walk(source.raw, ())

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from aiogate.config.source import Source, examine, read_source
+from aiogate.config.definition import read_definition
+from aiogate.config.source import MAX_DIAGNOSTICS, Source, examine, read_source
 from aiogate.errors import DiagnosticsFound
 
 
@@ -163,6 +164,14 @@ def test_bounds_end_the_reading_early() -> None:
         began = time.perf_counter()
         assert refused(data)[0].endswith(("yaml_too_complex", "wrong_type")), name
         assert time.perf_counter() - began < 2, name
+
+
+def test_a_file_of_nothing_but_mistakes_is_told_in_part() -> None:
+    assert len(refused(b"a: 1\n" * 100_000)) == MAX_DIAGNOSTICS
+    source = read_source("f", b"auth:\n" + b"- 5\n" * 50_000)
+    with pytest.raises(DiagnosticsFound) as caught:
+        read_definition(source)
+    assert len(caught.value.diagnostics) <= 2 * MAX_DIAGNOSTICS
 
 
 def test_at_the_bounds_a_file_is_read() -> None:
