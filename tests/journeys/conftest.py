@@ -1,0 +1,156 @@
+"""What journeys need around the gateway: real upstreams, real clients, the real command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from aiogate.testing import RecordingUpstream, recording_upstream
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[RecordingUpstream]:
+    async with recording_upstream() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Curled:
+    """What curl got. `head` is everything before the body, `headers` has lower-case names."""
+
+    code: int
+    head: str
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        return int(self.head.split()[1])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        lines = self.head.strip().splitlines()[1:]
+        return {line.partition(": ")[0].lower(): line.partition(": ")[2] for line in lines}
+
+
+@pytest.fixture
+def curl() -> Callable[..., Awaitable[Curled]]:
+    """Runs curl with these arguments; its exit code, and the response."""
+    program = shutil.which("curl")
+    if program is None:
+        pytest.skip("curl is not installed")
+
+    async def run(*arguments: str) -> Curled:
+        process = await asyncio.create_subprocess_exec(
+            program, "-q", "--silent", "--include", "--max-time", "20", *arguments,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env={},
+        )  # fmt: skip
+        out, _ = await process.communicate()
+        head, _, body = out.partition(b"\r\n\r\n")
+        return Curled(process.returncode or 0, head.decode("latin-1"), body)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """A running nginx. It answers `/files/…` from `folder`, and `/echo` with what it was asked."""
+
+    url: str
+    folder: Path
+
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; error_log {log} warn; pid {folder}/pid;
+events {{ worker_connections 256; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  keepalive_requests 100000; client_max_body_size 16m;
+  server {{
+    listen 127.0.0.1:{port};
+    location /files/ {{ alias {folder}/files/; }}
+    location /moved {{ return 302 /elsewhere; }}
+    location / {{
+      add_header X-Seen-Host $http_host;
+      default_type text/plain;
+      return 200 "$request_method $request_uri auth=$http_authorization xff=$http_x_forwarded_for\\n";
+    }}
+  }}
+}}
+"""
+
+
+@pytest.fixture(scope="session")
+def nginx() -> Iterator[Nginx]:
+    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    with tempfile.TemporaryDirectory(prefix="aiogate-nginx-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        (folder / "files").mkdir(mode=0o755)
+        port = free_port()
+        (folder / "conf").write_text(NGINX.format(folder=folder, port=port, log=folder / "log"))
+        process = subprocess.Popen(
+            [program, "-p", made, "-c", str(folder / "conf"), "-e", str(folder / "log")], stderr=subprocess.DEVNULL
+        )
+        try:
+            _wait_for(port, process, folder / "log")
+            yield Nginx(f"http://127.0.0.1:{port}/", folder / "files")
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, "nginx does not take connections"
+        time.sleep(0.02)
+
+
+@dataclass
+class RawUpstream:
+    """Reads a request's head and then does what `behave` says with the connection."""
+
+    port: int = 0
+    behave: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]] | None = None
+    heads: list[bytes] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            self.heads.append(head := await reader.readuntil(b"\r\n\r\n"))
+            assert self.behave is not None
+            await self.behave(head, writer)
+        writer.transport.abort()
+
+
+@pytest.fixture
+async def raw_upstream() -> AsyncIterator[RawUpstream]:
+    upstream = RawUpstream()
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    upstream.port = server.sockets[0].getsockname()[1]
+    yield upstream
+    server.close()
