@@ -134,23 +134,43 @@ class RawUpstream:
     port: int = 0
     behave: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]] | None = None
     heads: list[bytes] = field(default_factory=list)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self.serve(reader, writer))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             self.heads.append(head := await reader.readuntil(b"\r\n\r\n"))
             assert self.behave is not None
             await self.behave(head, writer)
-        writer.transport.abort()
+            writer.close()
+            await writer.wait_closed()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort()
 
 
 @pytest.fixture
 async def raw_upstream() -> AsyncIterator[RawUpstream]:
     upstream = RawUpstream()
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(upstream.accept, "127.0.0.1", 0)
     upstream.port = server.sockets[0].getsockname()[1]
     yield upstream
     server.close()
+    for task in list(upstream.tasks):
+        task.cancel()
+    await asyncio.gather(*upstream.tasks, return_exceptions=True)
+
+
+@pytest.fixture(name="free_port")
+def _free_port() -> int:
+    """A port on which nobody listens."""
+    return free_port()
