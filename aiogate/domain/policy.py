@@ -101,10 +101,10 @@ class PolicyProblem:
 class PolicySet:
     """The policies of one generation, by id. Immutable; sessions are cached per set, so keep a set that did not change.
 
-    It also keeps the parts of compiled sessions that many sessions share (path rules, version sets).
+    It also keeps what many sessions have in common: combinations of policies, path rules, version sets.
     """
 
-    __slots__ = ("_by_id", "_paths", "_versions")
+    __slots__ = ("_by_id", "_combined", "_paths", "_versions")
 
     def __init__(self, policies: Iterable[Policy] = ()) -> None:
         by_id: dict[str, Policy] = {}
@@ -113,6 +113,7 @@ class PolicySet:
                 raise ValueError(f"two policies have the id {policy.id!r}")
             by_id[policy.id] = policy
         self._by_id: Mapping[str, Policy] = MappingProxyType(by_id)
+        self._combined: dict[tuple[object, ...], _Combined | PolicyProblem] = {}
         self._paths: dict[tuple[tuple[str, tuple[str, ...]], ...], tuple[PathRule, ...]] = {}
         self._versions: dict[tuple[str, ...], frozenset[str]] = {}
 
@@ -140,6 +141,28 @@ class PolicySet:
             if mine is not theirs and mine != theirs:
                 return False
         return True
+
+    def combined(self, org: str, policy_ids: tuple[str, ...], root: Limit) -> _Combined | PolicyProblem:
+        """What these policies make of a session of `org` with the limits `root`; sessions alike share it."""
+        key = (
+            org,
+            policy_ids,
+            root.rate,
+            root.per,
+            root.throttle_interval,
+            root.throttle_retry_limit,
+            root.quota_max,
+            root.quota_renewal_rate,
+        )
+        known = self._combined.get(key)
+        if known is None:
+            try:
+                known = _combine(root, tuple(_named(self, policy_ids, org)))
+            except _RefusedError as refused:
+                known = PolicyProblem(str(refused))
+            if len(self._combined) < _SHARED:
+                self._combined[key] = known
+        return known
 
     def path_rules(self, urls: tuple[AllowedUrl, ...]) -> tuple[PathRule, ...]:
         """The compiled rules of `allowed_urls`; equal lists share one tuple. Raises `re2.error`."""
@@ -171,14 +194,16 @@ _SHARED: Final = 10_000
 
 def merge(document: SessionDocument, org: str, policies: PolicySet) -> SessionDocument | PolicyProblem:
     """The document of a session of organisation `org` with its policies laid over it, or why that cannot be."""
-    try:
-        named = tuple(_named(document, org, policies))
-        merged = _merged(document, named) if named else _scoped(document)
-    except _RefusedError as refused:
-        return PolicyProblem(str(refused))
+    if not document.policy_ids:
+        merged = document.changed(access_rights=_apart(_scoped(document.access_rights), document.limit))
+    else:
+        combined = policies.combined(org, document.policy_ids, document.limit)
+        if isinstance(combined, PolicyProblem):
+            return combined
+        merged = _overlaid(document, combined)
     if not merged.access_rights:
         return PolicyProblem("the session grants no API, by itself or by a policy")
-    return _apart(merged)
+    return merged
 
 
 def effective_document(document: SessionDocument, policies: PolicySet) -> SessionDocument:
@@ -244,12 +269,21 @@ class _RefusedError(Exception):
     """The policies of a session cannot be laid over it; the text is the private reason."""
 
 
-def _named(document: SessionDocument, org: str, policies: PolicySet) -> Iterator[Policy]:
-    missing = policies.missing(document.policy_ids)
+@dataclass(frozen=True, slots=True)
+class _Combined:
+    """Policies laid over each other and over the limits of a session."""
+
+    policies: tuple[Policy, ...]
+    root: Limit
+    access: dict[str, AccessDefinition]
+
+
+def _named(policies: PolicySet, policy_ids: tuple[str, ...], org: str) -> Iterator[Policy]:
+    missing = policies.missing(policy_ids)
     if missing:
         raise _RefusedError(f"policy not found: {', '.join(missing)}")
     per_api = partitioned = ""
-    for policy_id in document.policy_ids:
+    for policy_id in policy_ids:
         policy = policies.get(policy_id)
         assert policy is not None
         if policy.org != org:
@@ -319,8 +353,8 @@ class _Right:
         )
 
 
-def _merged(document: SessionDocument, named: tuple[Policy, ...]) -> SessionDocument:
-    root = _cleared(document.limit, named)
+def _combine(root: Limit, named: tuple[Policy, ...]) -> _Combined:
+    root = _cleared(root, named)
     rights: dict[str, _Right] = {}
     for policy in named:
         if policy.per_api:
@@ -339,7 +373,7 @@ def _merged(document: SessionDocument, named: tuple[Policy, ...]) -> SessionDocu
     limited = [api for api, right in rights.items() if right.rate and right.quota]
     if len(limited) == 1 and limited[0] in access and len(rights) == 1:
         root = access[limited[0]].limit  # clients that know no per-API limits read the root
-    return _overlaid(document, named, root, access)
+    return _Combined(named, root, _apart(access, root))
 
 
 def _cleared(root: Limit, named: tuple[Policy, ...]) -> Limit:
@@ -443,9 +477,8 @@ def _longer_throttle(limit: Limit, other: Limit) -> Limit:
     )
 
 
-def _overlaid(
-    document: SessionDocument, named: tuple[Policy, ...], root: Limit, access: dict[str, AccessDefinition]
-) -> SessionDocument:
+def _overlaid(document: SessionDocument, combined: _Combined) -> SessionDocument:
+    named, root = combined.policies, combined.root
     fields: dict[str, Any] = {
         "rate": root.rate,
         "per": root.per,
@@ -453,7 +486,7 @@ def _overlaid(
         "throttle_retry_limit": root.throttle_retry_limit,
         "quota_max": root.quota_max,
         "quota_renewal_rate": root.quota_renewal_rate,
-        "access_rights": access,
+        "access_rights": combined.access,
         "is_inactive": document.is_inactive or any(policy.inactive for policy in named),
         "hmac_enabled": document.hmac_enabled or any(policy.hmac_enabled for policy in named),
         "enable_http_signature_validation": document.enable_http_signature_validation
@@ -479,52 +512,45 @@ def _union(first: Iterable[str], second: Iterable[str]) -> list[str]:
     return list(dict.fromkeys((*first, *second)))
 
 
-def _scoped(document: SessionDocument) -> SessionDocument:
-    """A document without policies: an API with limits of its own counts under its id, all others together."""
-    access = {
-        api: definition.model_copy(update={"allowance_scope": "" if definition.limit.empty else api})
-        for api, definition in document.access_rights.items()
+def _scoped(access_rights: Mapping[str, AccessDefinition]) -> dict[str, AccessDefinition]:
+    """Rights without policies: an API with limits of its own counts under its id, all others together."""
+    return {
+        api: access.model_copy(update={"allowance_scope": "" if access.limit.empty else api})
+        for api, access in access_rights.items()
     }
-    return document.changed(access_rights=access)
 
 
-def _apart(document: SessionDocument) -> SessionDocument:
+def _apart(access_rights: dict[str, AccessDefinition], root: Limit) -> dict[str, AccessDefinition]:
     """Count apart where one scope would count against different limits.
 
     Two windows of different length cannot share a counter. Partitioned policies can bring that about: then the APIs of
     that scope count each by itself, under `scope/api`.
     """
     limits: dict[str, set[tuple[float, float, int, int]]] = {}
-    for access in document.access_rights.values():
-        limit = _limit_of(document, access)
+    for access in access_rights.values():
+        limit = _limit_of(access, root)
         pair = (limit.rate, limit.per, limit.quota_max, limit.quota_renewal_rate)
-        limits.setdefault(_scope_of(access), set()).add(pair)
+        limits.setdefault(access.allowance_scope, set()).add(pair)
     shared = {scope for scope, pairs in limits.items() if len(pairs) > 1}
-    if not shared:
-        return document
-    access_rights = {
+    return {
         api: access.model_copy(update={"allowance_scope": f"{access.allowance_scope}/{api}"})
-        if _scope_of(access) in shared
+        if access.allowance_scope in shared
         else access
-        for api, access in document.access_rights.items()
+        for api, access in access_rights.items()
     }
-    return document.changed(access_rights=access_rights)
 
 
-def _limit_of(document: SessionDocument, access: AccessDefinition) -> Limit:
-    return document.limit if access.limit.empty else access.limit
-
-
-def _scope_of(access: AccessDefinition) -> str:
-    return access.allowance_scope
+def _limit_of(access: AccessDefinition, root: Limit) -> Limit:
+    return root if access.limit.empty else access.limit
 
 
 def _grants(document: SessionDocument, name_hash: str, policies: PolicySet) -> dict[str, Grant]:
+    root = document.limit
     by_scope: dict[str, tuple[Bucket, ...]] = {}
     grants: dict[str, Grant] = {}
     for api, access in document.access_rights.items():
-        limit = _limit_of(document, access)
-        scope = _scope_of(access)
+        limit = _limit_of(access, root)
+        scope = access.allowance_scope
         buckets = by_scope.get(scope)
         if buckets is None:
             buckets = by_scope[scope] = tuple(_buckets(limit, scope, name_hash))
