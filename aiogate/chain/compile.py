@@ -37,7 +37,8 @@ from aiogate.errors import PROBLEMS, Diagnostic, Position, Problem
 
 if TYPE_CHECKING:
     from aiogate.clock import Clock
-    from aiogate.config.definition import Definition, Match, PluginUse
+    from aiogate.config.definition import BrokenDefinition, Definition, Match, PluginUse
+    from aiogate.config.source import Source
     from aiogate.telemetry.decisions import Decision
     from aiogate.telemetry.events import EventBus
 
@@ -211,20 +212,59 @@ class Compiler:
         builder.build(api)
         return (None if builder.diagnostics else api), builder.diagnostics
 
-    def check(self, definition: Definition) -> list[Diagnostic]:
-        """The diagnostics alone."""
-        return self.compile(definition)[1]
+    def check_broken(self, broken: BrokenDefinition) -> list[Diagnostic]:
+        """What the plugins say about the entries of a definition that has mistakes elsewhere."""
+        entries = _Entries(self._board, broken.source)
+        for use in broken.auth.methods:
+            entries.configured(use, AuthenticatorKind)
+        for use in broken.plugins:
+            entries.configured(use, MiddlewareKind)
+        return entries.diagnostics
 
 
-class _Builder:
+class _Entries:
+    """The plugins' entries of one file: their kinds and their validated configurations, or diagnostics."""
+
+    def __init__(self, board: PlugBoard, source: Source) -> None:
+        self.board = board
+        self.source = source
+        self.diagnostics: list[Diagnostic] = []
+
+    def configured(self, use: PluginUse, wanted: type[Any]) -> tuple[LoadedKind | None, Any]:
+        """The kind of that name and its validated configuration, or diagnostics."""
+        loaded = self.board.kinds.get(use.name)
+        if loaded is None:
+            names = [kind.name for kind in self.board.kinds.values() if isinstance(kind.kind, wanted)]
+            self.report(use, "plugin_unknown", f"no plugin is called `{use.name}`", did_you_mean(use.name, names))
+            return None, None
+        if not isinstance(loaded.kind, wanted):
+            place = "auth" if loaded.authenticates else "plugins"
+            self.report(use, "plugin_not_auth", f"`{use.name}` does not belong here", f"it stands under `{place}:`")
+            return None, None
+        kind = loaded.kind
+        if use.mode == "shadow" and (isinstance(kind, AuthenticatorKind) or not kind.refuses):
+            self.report(
+                use, "shadow_not_allowed", f"`{use.name}` cannot run in shadow mode", "only rules that can refuse can"
+            )
+        try:
+            return loaded, kind.config.model_validate(use.config)
+        except ValidationError as error:
+            self.diagnostics.extend(diagnostics_of(error, self.source, use.path))
+            return None, None
+
+    def report(self, use: PluginUse, code: str, message: str, hint: str = "") -> None:
+        path = ".".join(str(part) for part in use.path)
+        self.diagnostics.append(Diagnostic.at(use.position, code, message, hint, path))
+
+
+class _Builder(_Entries):
     """The work on one definition: configurations validated once, steps built for each version."""
 
     def __init__(self, definition: Definition, board: PlugBoard, services: Services, quota_status: int) -> None:
+        super().__init__(board, definition.source)
         self.definition = definition
-        self.board = board
         self.services = services
         self.quota_status = quota_status
-        self.diagnostics: list[Diagnostic] = []
         self.closers: list[Callable[[], None]] = []
         self.core_position = definition.source.locate(())
 
@@ -250,28 +290,6 @@ class _Builder:
             refuse = Step("versions", Stage.VERSION, CORE, self.at("versions"), on_request=versions.refusal_step())
             api.undecided = freeze(api, "", [*entry, refuse])
         api.closers = tuple(self.closers)
-
-    def configured(self, use: PluginUse, wanted: type[Any]) -> tuple[LoadedKind | None, Any]:
-        """The kind of that name and its validated configuration, or diagnostics."""
-        loaded = self.board.kinds.get(use.name)
-        if loaded is None:
-            names = [kind.name for kind in self.board.kinds.values() if isinstance(kind.kind, wanted)]
-            self.report(use, "plugin_unknown", f"no plugin is called `{use.name}`", did_you_mean(use.name, names))
-            return None, None
-        if not isinstance(loaded.kind, wanted):
-            place = "auth" if loaded.authenticates else "plugins"
-            self.report(use, "plugin_not_auth", f"`{use.name}` does not belong here", f"it stands under `{place}:`")
-            return None, None
-        kind = loaded.kind
-        if use.mode == "shadow" and (isinstance(kind, AuthenticatorKind) or not kind.refuses):
-            self.report(
-                use, "shadow_not_allowed", f"`{use.name}` cannot run in shadow mode", "only rules that can refuse can"
-            )
-        try:
-            return loaded, kind.config.model_validate(use.config)
-        except ValidationError as error:
-            self.diagnostics.extend(diagnostics_of(error, self.definition.source, use.path))
-            return None, None
 
     def check_answers(self, kinds: Iterable[LoadedKind]) -> None:
         definition = self.definition
@@ -414,10 +432,6 @@ class _Builder:
             return
         _log.exception("plugin %s could not be built for API %s", use.name, self.definition.id, exc_info=error)
         self.report(use, "build_failed", f"`{use.name}` could not be built: {type(error).__name__}: {error}")
-
-    def report(self, use: PluginUse, code: str, message: str, hint: str = "") -> None:
-        path = ".".join(str(part) for part in use.path)
-        self.diagnostics.append(Diagnostic.at(use.position, code, message, hint, path))
 
     def at(self, key: str) -> Position:
         """Where this key of the definition stands, or the file's beginning."""

@@ -24,7 +24,7 @@ from aiogate.runtime import same_port
 
 if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
-    from aiogate.config.definition import Definition
+    from aiogate.config.definition import BrokenDefinition, Definition
     from aiogate.config.settings import Settings
     from aiogate.telemetry.decisions import Decision
 
@@ -93,11 +93,13 @@ class Loader:
     async def load(self, settings: Settings, previous: Generation | None) -> Generation:
         """The next generation. Raises `DiagnosticsFound` with every mistake in every file."""
         found: list[Diagnostic] = []
-        declared, mistakes = await asyncio.to_thread(declare, settings, previous)
+        declared, mistakes, half_read = await asyncio.to_thread(declare, settings, previous)
         found.extend(mistakes)
         board, broken = load_plugins(BUILTINS, settings.plugins, previous.board if previous else None)
         found.extend(broken)
         compiler = Compiler(board, self._services, self._record, settings.quota_status)
+        for partial in half_read:
+            found.extend(compiler.check_broken(partial))
         definitions = [definition for definition in declared.definitions if definition.active]
         if self._own:
             found.extend(same_port.conflicts(definitions))
@@ -139,15 +141,20 @@ def served(compiler: Compiler, definition: Definition) -> CompiledApi:
     return api
 
 
-def declare(settings: Settings, previous: Generation | None) -> tuple[Declared, tuple[Diagnostic, ...]]:
-    """Read every file. What is free of mistakes comes back too, so that the plugins' mistakes are told as well."""
+def declare(
+    settings: Settings, previous: Generation | None
+) -> tuple[Declared, tuple[Diagnostic, ...], tuple[BrokenDefinition, ...]]:
+    """Read every file: what is free of mistakes, the mistakes, and the definitions that have some.
+
+    All three, so that the plugins' mistakes are told in the same breath.
+    """
     collecting = gc.isenabled()
     # Thousands of small objects that all live on: the collector would only walk them again and again.
     gc.disable()
     try:
-        return load(settings, previous.declared if previous else None), ()
+        return load(settings, previous.declared if previous else None), (), ()
     except NotLoaded as mistakes:
-        return mistakes.declared, mistakes.diagnostics
+        return mistakes.declared, mistakes.diagnostics, mistakes.broken
     finally:
         if collecting:
             gc.enable()
