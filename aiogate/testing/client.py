@@ -6,6 +6,7 @@ connection pool made of it.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -96,7 +97,7 @@ class GatewayClient:
         """One request to the gateway's port. `path` goes out as it is; `user` is (name, password), `key` a token."""
         sent = dict(headers or {})
         if user is not None:
-            sent["Authorization"] = aiohttp.BasicAuth(*user, encoding="utf-8").encode()
+            sent["Authorization"] = "Basic " + b64encode(":".join(user).encode()).decode()
         if key is not None:
             sent["Authorization"] = key
         return await self._ask(method, self.url + path, sent, data, json)

@@ -71,9 +71,12 @@ async def test_a_chunked_body_streams_both_ways_by_aiohttp(upstream: RecordingUp
 
     upstream.answer = echo
     expected = b"".join([piece async for piece in pieces()])
-    async with running_gateway(open_api(upstream.url)) as gateway, aiohttp.ClientSession() as session:
-        async with session.post(f"{gateway.url}/api/echo", data=pieces()) as response:
-            assert await response.read() == expected
+    async with (
+        running_gateway(open_api(upstream.url)) as gateway,
+        aiohttp.ClientSession() as session,
+        session.post(f"{gateway.url}/api/echo", data=pieces()) as response,
+    ):
+        assert await response.read() == expected
     assert upstream.last.body == expected
 
 
