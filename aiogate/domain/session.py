@@ -489,8 +489,10 @@ def compile_path(url: str) -> Any:
     It covers the whole path unless it says otherwise itself, by beginning with `^` or ending in `$`: then only the end
     that it names is fixed. Raises `re2.error` for what RE2 cannot compile.
     """
+    # Compiled by itself first: `a)|(?:b` is no pattern, and must not become one between our brackets.
+    alone = re2.compile(url, _QUIET)
     loose = url.startswith("^") or (url.endswith("$") and not url.endswith(r"\$"))
-    return re2.compile(url if loose else f"^(?:{url})$", _QUIET)
+    return alone if loose else re2.compile(f"^(?:{url})$", _QUIET)
 
 
 def pattern_mistake(url: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -282,3 +283,8 @@ NOW = 1_000_000.0
 )
 def test_how_long_a_store_keeps_a_session(fields: dict[str, Any], deadline: float) -> None:
     assert storage_deadline(parse_document(fields), NOW) == deadline
+
+
+def test_a_pattern_cannot_break_out_of_the_brackets_that_anchor_it() -> None:
+    with pytest.raises(re2.error):
+        compile_path("a)|(?:b")
