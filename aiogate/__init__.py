@@ -6,24 +6,28 @@ from aiogate import Exchange, Middleware, MiddlewareKind, Model, Problem, Stage,
 
 from __future__ import annotations
 
-from aiogate.chain.contracts import (
-    Authenticator,
-    AuthenticatorKind,
-    BuildContext,
-    Middleware,
-    MiddlewareKind,
-    Services,
-    Stage,
-)
-from aiogate.chain.exchange import BodyStream, Exchange, RequestBody, Response
-from aiogate.chain.hookspecs import Lifecycle
-from aiogate.config.model import Model
-from aiogate.config.units import Duration, Pattern, Rate, Size, Timestamp
-from aiogate.domain.limits import Bucket
-from aiogate.domain.session import Grant, Session
-from aiogate.errors import PROBLEMS, Problem
-from aiogate.markers import hookimpl
-from aiogate.stores.repositories import LookupFailure
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from aiogate.chain.contracts import (
+        Authenticator,
+        AuthenticatorKind,
+        BuildContext,
+        Middleware,
+        MiddlewareKind,
+        Services,
+        Stage,
+    )
+    from aiogate.chain.exchange import BodyStream, Exchange, RequestBody, Response
+    from aiogate.chain.hookspecs import Lifecycle
+    from aiogate.config.model import Model
+    from aiogate.config.units import Duration, Pattern, Rate, Size, Timestamp
+    from aiogate.domain.limits import Bucket
+    from aiogate.domain.session import Grant, Session
+    from aiogate.errors import PROBLEMS, Problem
+    from aiogate.markers import hookimpl
+    from aiogate.stores.repositories import LookupFailure
 
 __version__ = "0.1.0"
 
@@ -54,3 +58,27 @@ __all__ = [
     "Timestamp",
     "hookimpl",
 ]
+
+_MODULES: Final = (
+    "chain.contracts",
+    "chain.exchange",
+    "chain.hookspecs",
+    "config.model",
+    "config.units",
+    "domain.limits",
+    "domain.session",
+    "errors",
+    "markers",
+    "stores.repositories",
+)
+
+
+def __getattr__(name: str) -> Any:
+    # Every module of the package runs this file first: the command line and pytest load no more than they use.
+    if name in __all__:
+        for module in _MODULES:
+            home = import_module(f"aiogate.{module}")
+            if name in vars(home):
+                globals()[name] = getattr(home, name)
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
