@@ -16,7 +16,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from aiogate.control import access, open_api
+from aiogate.control import access, open_api, plugin_routes
 from aiogate.control.dashboard_api.apis import DashboardApis
 from aiogate.control.dashboard_api.caller import CALLER
 from aiogate.control.dashboard_api.keys import DashboardKeys
@@ -61,6 +61,7 @@ def application(gateway: ControlledGateway) -> web.Application:
     _mount(app, DashboardApis(reads).routes())
     _mount(app, DashboardPolicies(reads).routes())
     _mount(app, DashboardSystem(gateway).routes())
+    _mount(app, plugin_routes.routes(gateway))
     app.on_shutdown.append(system.finish)
     return app
 

@@ -92,7 +92,8 @@ class PluginHooks:
         for route in board.control_routes(name, self._services):
             if routes is None:
                 routes = web.UrlDispatcher()
-            routes.add_route(route.method, f"/plugins/{name}/{route.path.lstrip('/')}", route.handler, **route.kwargs)
+            path = f"/plugins/{name}/{route.path.lstrip('/')}"
+            web.RouteDef(route.method, path, route.handler, route.kwargs).register(routes)
         if lifecycle is not None and lifecycle.started is not None:
             pending = lifecycle.started()
             if inspect.isawaitable(pending):

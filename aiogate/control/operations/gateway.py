@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from aiogate.clock import Clock
     from aiogate.config.definition import Definition
     from aiogate.config.settings import Settings
@@ -116,6 +118,12 @@ class DashboardUsers(Protocol):
         ...
 
 
+class PluginDoors(Protocol):
+    def handle(self, plugin: str, request: web.Request) -> Awaitable[web.StreamResponse]:
+        """Serve a call to a plugin's own route. Raises aiohttp's 404 and 405."""
+        ...
+
+
 class ControlledGateway(Protocol):
     """What the control application needs of a gateway."""
 
@@ -142,6 +150,9 @@ class ControlledGateway(Protocol):
 
     @property
     def last_reload(self) -> ReloadVerdict | None: ...
+
+    @property
+    def plugins(self) -> PluginDoors: ...
 
     @property
     def draining(self) -> bool:
