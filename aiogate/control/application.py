@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from aiogate.control import access, open_api, plugin_routes
 from aiogate.control.dashboard_api.apis import DashboardApis
@@ -108,8 +107,6 @@ class Edge:
             return reply(surface.refusal(no.status, no.message, no.details), no.status)
         except web.HTTPException as no:
             return _routing_refusal(no, surface)
-        except HttpProcessingError as no:
-            return reply(surface.refusal(400, "Request malformed", [no.message]), 400)
         except StoreUnavailable as no:
             return _try_again(surface, "The gateway cannot reach its store, try again", str(no))
         except PasswordsBusyError as no:

@@ -34,7 +34,7 @@ async def json_object(request: web.Request, refusal: str, deadline: float) -> Ma
     `refusal` is the endpoint's own text for a body that is not. `deadline` is in seconds; a body that takes longer is
     answered with 408. A key that stands twice is refused: two readers of it could disagree.
     """
-    body = await _body(request, deadline)
+    body = await _body(request, refusal, deadline)
     try:
         text = body.decode("utf-8")
         value = orjson.loads(text)
@@ -54,12 +54,14 @@ async def json_object(request: web.Request, refusal: str, deadline: float) -> Ma
     return value
 
 
-async def _body(request: web.Request, deadline: float) -> bytes:
+async def _body(request: web.Request, refusal: str, deadline: float) -> bytes:
     try:
         async with asyncio.timeout(deadline):
             return await request.read()
     except TimeoutError:
         raise Rejected(408, "The request did not arrive in time") from None
+    except web.RequestPayloadError:
+        raise Rejected(400, refusal, ["the body is not what Content-Encoding or its framing says"]) from None
 
 
 def _where(before: str, what: str) -> str:

@@ -16,7 +16,8 @@ from aiogate.control.dashboard_api.caller import caller_org
 from aiogate.control.envelopes import dashboard_ok, reply
 from aiogate.control.gateway_api.keys import write_options
 from aiogate.control.operations.gateway import ControlledGateway
-from aiogate.control.operations.keys import Keys, Name, Shown, Written
+from aiogate.control.operations.keys import Keys, Shown, Written
+from aiogate.control.operations.names import Name
 from aiogate.control.operations.reads import Reads
 from aiogate.control.requests import PAGE_SIZE, flag, page_number, session_document
 from aiogate.control.routes import Route

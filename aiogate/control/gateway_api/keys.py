@@ -11,7 +11,8 @@ from aiohttp import web
 
 from aiogate.control.envelopes import change, reply
 from aiogate.control.operations.gateway import ControlledGateway
-from aiogate.control.operations.keys import Keys, Name, WriteOptions, Written, public_name
+from aiogate.control.operations.keys import Keys, WriteOptions, Written
+from aiogate.control.operations.names import Name, public_name
 from aiogate.control.requests import flag, json_object, session_document, string_list, text_field
 from aiogate.control.routes import Route
 from aiogate.domain.session import Record, SessionDocument
@@ -91,7 +92,7 @@ class GatewayKeys:
     async def _document(self, request: web.Request, refusal: str) -> SessionDocument:
         document = await session_document(request, refusal, self._deadline)
         org = request.query.get("org_id", "")
-        return document.changed(org_id=org) if org and not document.org_id else document
+        return document.changed(org_id=org) if org else document
 
     @property
     def _deadline(self) -> float:

@@ -7,11 +7,11 @@ the file: `${…}` is never resolved in output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aiogate.config.definition import Definition, PluginUse, Versions
+from aiogate.config.definition import Definition, PluginUse, VersionDeclaration, Versions
 from aiogate.config.units import parse_rate, parse_size
 from aiogate.domain.policy import Policy
 from aiogate.domain.session import SessionDocument
@@ -36,7 +36,7 @@ def render(definition: Definition) -> Mapping[str, Any]:
         "slug": definition.id,
         "org_id": _text(definition, ("org",), definition.org),
         "active": definition.active,
-        "domain": _text(definition, ("listen", "host"), definition.listen.host or ""),
+        "domain": _text(definition, ("listen", "host"), definition.listen.host or "", shorthand=False),
         "expiration": _expiry(definition.expires),
         **_auth(definition, ours),
         "strip_auth_data": definition.strip_credentials,
@@ -47,15 +47,31 @@ def render(definition: Definition) -> Mapping[str, Any]:
     }
     _plugins(definition, shown, ours)
     if definition.labels:
-        ours["labels"] = definition.source.written(("labels",))
+        ours["labels"] = _raw(definition, ("labels",))
     shown["x_aiogate"] = ours
     return shown
 
 
-def _text(definition: Definition, path: tuple[str, ...], value: str) -> str:
-    raw = definition.source.written(path)
-    if raw is None and len(path) > 1:
-        raw = definition.source.written(path[:-1])
+def _raw(definition: Definition, path: Iterable[str | int]) -> Any:
+    """The value at exactly this path as written; None where there is nothing (`Source.written` has the parent then)."""
+    value = definition.source.raw
+    for step in path:
+        found = isinstance(value, Mapping) and step in value
+        found = found or (isinstance(value, list) and isinstance(step, int) and step < len(value))
+        if not found:
+            return None
+        value = value[step]
+    return value
+
+
+def _text(definition: Definition, path: tuple[str, ...], value: str, *, shorthand: bool = True) -> str:
+    """`value`, or what was written in its place when that holds a variable.
+
+    `shorthand`: the last step of `path` may have been left out, as in `listen: /path/`.
+    """
+    raw = _raw(definition, path)
+    if raw is None and shorthand and len(path) > 1:
+        raw = _raw(definition, path[:-1])
     return raw if isinstance(raw, str) and "${" in raw else value
 
 
@@ -74,7 +90,7 @@ def _proxy(definition: Definition, ours: Fields) -> Fields:
     if definition.upstream is None:
         return proxy
     proxy["target_url"] = _text(definition, ("upstream", "url"), str(definition.upstream.url))
-    raw = definition.source.written(("upstream",))
+    raw = _raw(definition, ("upstream",))
     if isinstance(raw, Mapping):
         proxy["preserve_host_header"] = bool(raw.get("preserve_host", False))
         further = {key: value for key, value in raw.items() if key not in ("url", "preserve_host")}
@@ -114,7 +130,7 @@ def _auth(definition: Definition, ours: Fields) -> Fields:
             exact = False
             continue
         fields[flag] = True
-        raw = None if method.config is None else definition.source.written(method.path)
+        raw = None if method.config is None else _raw(definition, method.path)
         config = raw if isinstance(raw, Mapping) else {}
         fields["auth_configs"][_AUTH_SOURCES[method.name]] = _auth_source(config)
         further = {key: value for key, value in config.items() if key not in _SOURCE_KEYS}
@@ -123,7 +139,7 @@ def _auth(definition: Definition, ours: Fields) -> Fields:
         elif further or (raw is not None and not isinstance(raw, Mapping)):
             exact = False
     if not exact:
-        ours["auth"] = definition.source.written(("auth",))
+        ours["auth"] = _raw(definition, ("auth",))
     return fields
 
 
@@ -163,8 +179,8 @@ def _versions(definition: Definition, ours: Fields) -> Fields:
                 "versions": {"Default": {"name": "Default", "expires": "", "use_extended_paths": True}},
             },
         }
-    if any((version.expires or 0) % 60 for version in versions.list.values()):
-        ours["versions"] = definition.source.written(("versions",))
+    if not all(_is_exact(definition, name, version) for name, version in versions.list.items()):
+        ours["versions"] = _raw(definition, ("versions",))
     return {
         "definition": {
             "location": _LOCATIONS[versions.by],
@@ -177,6 +193,12 @@ def _versions(definition: Definition, ours: Fields) -> Fields:
             "versions": {name: _version(definition, versions, name) for name in versions.list},
         },
     }
+
+
+def _is_exact(definition: Definition, name: str, version: VersionDeclaration) -> bool:
+    """Whether Tyk's fields hold all of a version: whole minutes, and nothing of an upstream but its address."""
+    upstream = _raw(definition, ("versions", "list", name, "upstream"))
+    return not (version.expires or 0) % 60 and (not isinstance(upstream, Mapping) or set(upstream) <= {"url"})
 
 
 def _version(definition: Definition, versions: Versions, name: str) -> Fields:
@@ -195,7 +217,7 @@ def _plugins(definition: Definition, shown: Fields, ours: Fields) -> None:
     for use in definition.plugins:
         fields = _plugin_fields(definition, use)
         if fields is None or any(key in shown for key in fields):
-            kept.append(definition.source.written(use.path[:2]))
+            kept.append(_raw(definition, use.path[:2]))
             continue
         version_fields = fields.pop("version", {})
         shown.update(fields)
@@ -210,7 +232,7 @@ def _plugin_fields(definition: Definition, use: PluginUse) -> Fields | None:
     if renderer is None or use.match is not None or use.mode != "enforce":
         return None
     try:
-        return renderer(definition.source.written(use.path))
+        return renderer(_raw(definition, use.path))
     except (ValueError, TypeError, KeyError):
         # Written with a variable, or in a form that Tyk's field cannot hold.
         return None

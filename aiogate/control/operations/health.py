@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
+from aiogate import __version__
 from aiogate.control.operations.gateway import ControlledGateway, ReloadVerdict
 from aiogate.stores.base import StoreUnavailable
 
@@ -25,7 +25,7 @@ async def hello(gateway: ControlledGateway) -> Mapping[str, Any]:
         check["output"] = trouble
     return {
         "status": "fail" if trouble else "pass",
-        "version": f"v{version('aiogate')}",
+        "version": f"v{__version__}",
         "description": "aiogate",
         "generation": gateway.current.table.generation,
         "details": {gateway.store.name: check},

@@ -14,14 +14,13 @@ from typing import Any, Final
 from aiogate.config.definition import DEFAULT_ORGANISATION
 from aiogate.control.operations.gateway import ControlledGateway
 from aiogate.control.operations.locks import Locks
+from aiogate.control.operations.names import Name, find, new_name, public_name, spelled
 from aiogate.domain.account import (
     counter_keys,
     generate_key,
-    is_name_hash,
     kind_of,
     name_mistake,
     org_mistake,
-    org_of_key,
     stored_name,
     without_org,
 )
@@ -30,7 +29,6 @@ from aiogate.domain.session import (
     Record,
     Session,
     SessionDocument,
-    SessionKind,
     granted_apis,
     parse_stored,
     storage_deadline,
@@ -38,7 +36,7 @@ from aiogate.domain.session import (
 from aiogate.errors import Rejected
 from aiogate.telemetry.events import Event
 
-__all__ = ["Keys", "Listing", "Name", "Shown", "WriteOptions", "Written", "public_name"]
+__all__ = ["Keys", "Listing", "Shown", "WriteOptions", "Written"]
 
 _AT_A_TIME: Final = 500
 """Records fetched in one step of a listing."""
@@ -46,20 +44,6 @@ _AT_A_TIME: Final = 500
 _NO_RIGHTS_CREATE: Final = "Failed to create key, keys must have at least one Access Rights record set."
 _NO_RIGHTS_NAMED: Final = "Failed to create key, ensure security settings are correct."
 _FAILED: Final = "Failed to create key"
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """How a caller names a record.
-
-    `org`: look only there; None: wherever it is found. `hashed`: the text is a stored name and nothing else. `api`: the
-    record must grant this API, or is as good as absent.
-    """
-
-    text: str
-    org: str | None = None
-    hashed: bool = False
-    api: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +84,6 @@ class Listing:
     pages: int
 
 
-def public_name(record: Record) -> str:
-    """What a record may be called by in replies: the user name, or the hash where the name is a credential."""
-    return record.label if record.kind == "basic" else record.name_hash
-
-
 class Keys:
     """All operations on keys and users of one gateway."""
 
@@ -126,13 +105,13 @@ class Keys:
 
     async def put(self, name: Name, document: SessionDocument, options: WriteOptions = WriteOptions()) -> Written:
         """A key or user under a chosen name, made or overwritten. With a password it is a basic-auth user."""
-        known = await self._find(replace(name, org=name.org or document.org_id or None))
+        known = await find(self._gateway.sessions, replace(name, org=name.org or document.org_id or None))
         if known is None and name.hashed:
             raise Rejected(404, "Key is not found")
         org = known.org if known is not None else self._org_of(document)
         self._must_grant(document, org, _NO_RIGHTS_NAMED)
         kind = kind_of(document)
-        text = _new_name(org, name.text, kind) if known is None else _spelled(known, name.text)
+        text = new_name(org, name.text, kind) if known is None else spelled(known, name.text)
         mistake = name_mistake(text, kind) if known is None or known.kind != kind else ""
         if mistake:
             raise Rejected(400, f"{_FAILED} - {mistake}")
@@ -223,14 +202,22 @@ class Keys:
 
         `prefix`: whose label begins so. `page` counts from 1; 0: everything.
         """
+        if page < 1:
+            return Listing([record async for record in self._records(org, api, prefix)], 0)
+        # What the store can count by itself is not read to its end.
+        total = (
+            None if self._granting(api) else await self._gateway.sessions.count(org=org, api=api or None, prefix=prefix)
+        )
         first = (page - 1) * size
         found: list[Record] = []
-        total = 0
+        seen = 0
         async for record in self._records(org, api, prefix):
-            if page < 1 or first <= total < first + size:
+            if first <= seen < first + size:
                 found.append(record)
-            total += 1
-        return Listing(found, 0 if page < 1 else -(-total // size))
+            seen += 1
+            if total is not None and seen >= first + size:
+                break
+        return Listing(found, -(-(seen if total is None else total) // size))
 
     async def filtered(self, text: str, *, org: str | None = None, api: str = "") -> Sequence[Record]:
         """Records by Tyk's `filter`: an organisation, organisation and the beginning of a label, or that beginning."""
@@ -368,7 +355,7 @@ class Keys:
         self._gateway.events.publish(Event(name, now, org=record.org, session=record.name_hash, details=details))
 
     async def _known(self, name: Name, refusal: str) -> Record:
-        record = await self._find(name)
+        record = await find(self._gateway.sessions, name)
         if record is None:
             raise Rejected(404, refusal)
         if name.api and not _grants(record, name.api, self._granting(name.api)):
@@ -377,32 +364,6 @@ class Keys:
 
     def _granting(self, api: str) -> frozenset[str]:
         return frozenset(policy.id for policy in self._policies if api in policy.access and policy.controls("access"))
-
-    async def _find(self, name: Name) -> Record | None:
-        """The record that a caller means: by hash, by key, by name, by organisation and name, in this order."""
-        sessions = self._gateway.sessions
-        if name.hashed or is_name_hash(name.text.lower()):
-            record = await sessions.get_record(name.text.lower())
-            return record if record is not None and name.org in (None, record.org) else None
-        for spelling in (_verbatim, without_org):
-            found = [
-                record
-                for org in await self._organisations(name)
-                if (record := await sessions.get_record(stored_name(org, spelling(org, name.text)))) is not None
-            ]
-            if len(found) > 1:
-                orgs = ", ".join(sorted(record.org for record in found))
-                raise Rejected(400, "This name exists in several organisations", [f"say org_id, one of: {orgs}"])
-            if found:
-                return found[0]
-        return None
-
-    async def _organisations(self, name: Name) -> Sequence[str]:
-        if name.org is not None:
-            return (name.org,)
-        org = org_of_key(name.text)
-        known = await self._gateway.sessions.organisations()
-        return known if org is None else (org, *(other for other in known if other != org))
 
     async def _fill_quotas(self, data: dict[str, Any], session: Session | None) -> None:
         """`quota_remaining` and `quota_renews` from the live counters, of the session and of each API's own limit."""
@@ -430,23 +391,6 @@ class Keys:
                 fill(access["limit"], quotas[api].key if api in quotas else None)
         shared = keys[0] if len(keys) == 1 else next((key for key in keys if key.startswith("quota::")), None)
         fill(data, shared)
-
-
-def _new_name(org: str, text: str, kind: SessionKind) -> str:
-    """The name of a new record. In old Tyk's organisations (24 hex digits) a user may be called by both in one word."""
-    return without_org(org, text) if kind == "basic" and org_of_key(text) == org else text
-
-
-def _spelled(record: Record, text: str) -> str:
-    """The name of an existing record that `text` led to; its hash when that is all that is known."""
-    if record.kind == "basic":
-        return record.label
-    spellings = (text, without_org(record.org, text))
-    return next((name for name in spellings if stored_name(record.org, name) == record.name_hash), record.name_hash)
-
-
-def _verbatim(org: str, text: str) -> str:
-    return text
 
 
 def _grants(record: Record, api: str, granting: frozenset[str]) -> bool:
