@@ -187,24 +187,40 @@ class Upstream:
         if isinstance(self.answer, bytes):
             writer.write(self.answer)
         else:
-            watch = asyncio.ensure_future(self.answer(request, writer))
-            gone = asyncio.ensure_future(reader.read(1)) if self.read_bodies else None
-            await asyncio.wait([task for task in (watch, gone) if task], return_when=asyncio.FIRST_COMPLETED)
-            if gone is not None and gone.done() and not watch.done():
-                watch.cancel()
-                self.lost.set()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watch
-                return False
-            if gone is not None:
-                gone.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    assert not await gone, "a request arrived before its predecessor was answered"
-            await watch
+            await self.answer_unless_gone(self.answer, request, reader, writer)
         if writer.transport.is_closing():
             return False
         await writer.drain()
+        if not self.read_bodies:
+            await reader.read(1)
+            await asyncio.Event().wait()
         return not self.close_after
+
+    async def answer_unless_gone(
+        self,
+        answer: Callable[[Received, asyncio.StreamWriter], Awaitable[None]],
+        request: Received,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        if not self.read_bodies:
+            await answer(request, writer)
+            return
+        answering = asyncio.ensure_future(answer(request, writer))
+        watching = asyncio.ensure_future(reader.read(1))
+        tasks = (answering, watching)
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
+        if not isinstance(ended[1], BaseException):
+            assert not ended[1], "a request arrived before its predecessor was answered"
+            raise ConnectionResetError("the gateway is gone")
 
     async def read_body(self, reader: asyncio.StreamReader, request: Received) -> None:
         if request.values("Transfer-Encoding"):
@@ -298,6 +314,18 @@ class Gate:
     async def ask(self, data: bytes) -> Reply:
         return await (await self.client()).ask(data)
 
+    def buffered(self) -> int:
+        """Bytes of bodies that the gateway holds, in both directions, the kernel's buffers excluded."""
+        held = 0
+        assert self.listener._clients is not None
+        for client in self.listener._clients._open:
+            held += client.transport.get_write_buffer_size() if client.transport is not None else 0
+            held += client._latest._size if not client._latest.is_eof() else 0
+        for connection in self.pool._connections:
+            held += connection._transport.get_write_buffer_size()
+            held += connection._body.read_ahead if connection._body is not None else 0
+        return held
+
     async def elapse(self, seconds: float) -> None:
         """What the sweeper would do that much later, now."""
         for _ in range(20):
@@ -318,7 +346,7 @@ class Wire:
 
     async def upstream(self, upstream: Upstream | None = None, port: int = 0) -> Upstream:
         upstream = upstream or Upstream()
-        server = await asyncio.start_server(upstream.accept, "127.0.0.1", port, limit=2**24)
+        server = await asyncio.start_server(upstream.accept, "127.0.0.1", port)
         upstream.port = server.sockets[0].getsockname()[1]
         self.stack.push_async_callback(upstream.stop)
         self.stack.callback(server.close)
