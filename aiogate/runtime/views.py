@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aiogate.chain.compile import CompiledApi
 from aiogate.chain.plugboard import PlugBoard
+from aiogate.config.definition import Definition
 from aiogate.config.match import Match
 
 __all__ = ["ChainView", "MatchView", "PluginView", "RouteView", "RoutesView", "StepView"]
@@ -88,7 +89,7 @@ def route_view(api: CompiledApi) -> RouteView:
         listen_path=api.listen_path,
         versions=tuple(definition.versions.list) if definition.versions is not None else (),
         auth=shown,
-        upstream=str(definition.upstream.url) if definition.upstream is not None else "",
+        upstream=_upstream_as_written(definition),
         file=definition.file,
     )
 
@@ -122,3 +123,9 @@ def _shown(match: Match | None) -> str:
         return ""
     parts = (("paths", match.paths), ("methods", sorted(match.methods)), ("versions", sorted(match.versions)))
     return " ".join(f"{name}={','.join(values)}" for name, values in parts if values)
+
+
+def _upstream_as_written(definition: Definition) -> str:
+    """The upstream's address with its `${…}` unresolved: a secret may stand there."""
+    written = definition.source.written(("upstream",)) if definition.upstream is not None else ""
+    return str(written.get("url", "") if isinstance(written, dict) else written)
