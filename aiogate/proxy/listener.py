@@ -8,7 +8,8 @@ This stands on aiohttp's `RequestHandler`: its C parser, its queue of pipelined 
 its `start` is replaced. That carries over, with a test in `tests/wire` for each point:
 
 * the parser is told about each message taken from the queue, and refills the queue when it has drained;
-* a parse error is a message in the queue, answered in its turn, after the responses before it;
+* a parse error is a message in the queue, answered in its turn, after the responses before it (but what came in the
+  very same read the parser gives up, unserved);
 * behind a message with an upgrade the parser stands still, so that connection ends with its response;
 * a body that nobody read is never taken for the next request: the connection ends, lingering, so that the client gets
   to read the response;
@@ -503,7 +504,8 @@ class ClientConnection(RequestHandler):
             if not isinstance(body, bytes):
                 body.close()
         if not keep:
-            self._leave(lingering=not payload.is_eof())
+            # A client that asked for the end sends no more; any other may, and would miss the response in a reset.
+            self._leave(lingering=not message.should_close or message.upgrade or not payload.is_eof())
         return keep
 
     def _refuse_unparsed(self, error: BaseException) -> None:

@@ -105,7 +105,8 @@ async def test_29_no_prefix_bleeds(gate, target):
 
 
 @pytest.mark.parametrize(
-    "host", ["a/b@c", "a/b", "a b", "u@a", "a:b", "a:99999", "a:1:2", "[::1", "[fe80::1%25eth0]", "[zz]", "", "a,b", "ä"]
+    "host",
+    ["a/b@c", "a/b", "a b", "u@a", "a:b", "a:99999", "a:1:2", "[::1", "[fe80::1%25eth0]", "[zz]", "", "a,b", "ä"],
 )
 async def test_30_bad_host(gate, host):
     reply = await gate.ask(request("/api/x", host=host))

@@ -21,7 +21,9 @@ def post(length: int | None) -> bytes:
 
 
 def chunks(data: bytes, size: int) -> bytes:
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [data[i : i + size] for i in range(0, len(data), size)])
+    return b"".join(
+        b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [data[i : i + size] for i in range(0, len(data), size)]
+    )
 
 
 async def test_a_small_body_goes_along_in_one_piece(gate):

@@ -268,7 +268,9 @@ def broken_off(head: bytes, how: str):
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
 @pytest.mark.parametrize(
-    "head", [b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"], ids=["length", "chunked"]
+    "head",
+    [b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"],
+    ids=["length", "chunked"],
 )
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
 async def test_72_a_truncated_body_resets_the_client(gate, how, head, version):
