@@ -242,7 +242,8 @@ class _Entries:
             self.report(use, "plugin_not_auth", f"`{use.name}` does not belong here", f"it stands under `{place}:`")
             return None, None
         kind = loaded.kind
-        if use.mode == "shadow" and (isinstance(kind, AuthenticatorKind) or not kind.refuses):
+        # Authentication in shadow mode is refused where definitions are read.
+        if use.mode == "shadow" and isinstance(kind, MiddlewareKind) and not kind.refuses:
             self.report(
                 use, "shadow_not_allowed", f"`{use.name}` cannot run in shadow mode", "only rules that can refuse can"
             )

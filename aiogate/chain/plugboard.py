@@ -24,6 +24,7 @@ import pluggy
 
 from aiogate.chain import hookspecs
 from aiogate.chain.contracts import AuthenticatorKind, MiddlewareKind
+from aiogate.config.diagnose import did_you_mean
 from aiogate.errors import Diagnostic
 from aiogate.markers import PROJECT
 
@@ -181,15 +182,32 @@ def load_plugins(
 
 
 def _register(manager: pluggy.PluginManager, candidate: _Candidate) -> list[MiddlewareKind | AuthenticatorKind]:
+    _check_hooks(manager, candidate.module)
     manager.register(candidate.module, name=candidate.name)
-    # A misspelt hook is a mistake, not a plugin that silently does nothing.
-    manager.check_pending()
     hooks = manager.get_hookcallers(candidate.module) or []
     if not hooks:
         raise TypeError("the plugin implements no hook; mark a function `aiogate_middleware` with @hookimpl")
     if all(hook.name != "aiogate_middleware" for hook in hooks):
         return []
     return list(_flatten(candidate.module.aiogate_middleware()))
+
+
+class _UnknownHook(Exception):
+    """A function is marked as a hook that does not exist. `line` is where it stands."""
+
+    def __init__(self, name: str, line: int, hint: str) -> None:
+        super().__init__(f"there is no hook `{name}`")
+        self.line = line
+        self.hint = hint
+
+
+def _check_hooks(manager: pluggy.PluginManager, module: ModuleType) -> None:
+    """A misspelt hook is a mistake, not a plugin that silently does nothing. Raises `_UnknownHook`."""
+    known = [name for name in vars(hookspecs) if name.startswith(f"{PROJECT}_")]
+    for name, value in vars(module).items():
+        if manager.parse_hookimpl_opts(module, name) is not None and name not in known:
+            code = getattr(value, "__code__", None)
+            raise _UnknownHook(name, code.co_firstlineno if code is not None else 1, did_you_mean(name, known))
 
 
 def _flatten(answer: object) -> Iterator[MiddlewareKind | AuthenticatorKind]:
@@ -255,11 +273,15 @@ def _file_digest(path: Path) -> str:
 
 def _broken(file: str, error: Exception) -> Diagnostic:
     """A diagnostic at the line of the plugin's own file where the error arose."""
+    if isinstance(error, _UnknownHook):
+        return Diagnostic(file, error.line, 1, "plugin_broken", str(error), error.hint)
+    # Python compiles a file under its absolute name, however the folder was named.
+    compiled_as = str(Path(file).absolute())
     line = column = 1
-    if isinstance(error, SyntaxError) and error.filename == file:
+    if isinstance(error, SyntaxError) and error.filename == compiled_as:
         line, column = error.lineno or 1, error.offset or 1
     else:
         for frame in traceback.extract_tb(error.__traceback__):
-            if frame.filename == file:
+            if frame.filename == compiled_as:
                 line, column = frame.lineno or 1, (frame.colno or 0) + 1
     return Diagnostic(file, line, column, "plugin_broken", f"{type(error).__name__}: {error}")

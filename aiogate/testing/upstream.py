@@ -65,7 +65,8 @@ async def recording_upstream(answer: Answer | None = None) -> AsyncIterator[Reco
         response = upstream.answer(received)
         return response if isinstance(response, web.StreamResponse) else await response
 
-    runner = web.ServerRunner(_Counting(upstream, handle))
+    # Whoever still waits for an answer when the test is over has waited long enough.
+    runner = web.ServerRunner(_Counting(upstream, handle), shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

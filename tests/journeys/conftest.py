@@ -7,15 +7,20 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from aiogate.testing import RecordingUpstream, recording_upstream
+from aiogate.testing import GatewayClient, GatewayProcess, RecordingUpstream, recording_upstream, subprocess_gateway
+from aiogate.testing.gateway import write_files
+
+COMMAND = (sys.executable, str(Path(__file__).with_name("serve.py")))
 
 
 @pytest.fixture
@@ -174,3 +179,120 @@ async def raw_upstream() -> AsyncIterator[RawUpstream]:
 def _free_port() -> int:
     """A port on which nobody listens."""
     return free_port()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[GatewayProcess]]:
+    """Starts the gateway as a process in the test's folder, with these files."""
+
+    def starting(files: Mapping[str, str], *arguments: str) -> AbstractAsyncContextManager[GatewayProcess]:
+        write_files(tmp_path, files)
+        return subprocess_gateway(tmp_path, *arguments, command=COMMAND)
+
+    return starting
+
+
+@dataclass
+class Load:
+    """Clients in a closed loop, each on one connection at a time, that never retry.
+
+    A request that was sent on an open connection must be answered, whole and with what belongs to it; everything else
+    is in `failures`. Who is told `Connection: close` opens a new connection; where nobody listens any more, the client
+    has gone elsewhere and is done. All requests are POST: nobody may repeat them.
+    """
+
+    host: str
+    port: int
+    answered: int = 0
+    connections: int = 0
+    gone: int = 0
+    bodies: set[bytes] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
+    stopped: bool = False
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    progress: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def send(self, *paths: str, clients: int = 16) -> None:
+        """Start so many clients; client n asks for path n, counted around."""
+        for number in range(clients):
+            client = self._client(paths[number % len(paths)].encode())
+            self.tasks.append(asyncio.get_running_loop().create_task(client))
+
+    async def has_answered(self, more: int) -> None:
+        """Wait for so many further answers."""
+        target = self.answered + more
+        await self._until(lambda: self.answered >= target)
+
+    async def has_seen(self, body: bytes) -> None:
+        """Wait for an answer with this body."""
+        await self._until(lambda: body in self.bodies)
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30), self.progress:
+            await self.progress.wait_for(lambda: done() or bool(self.failures) or not self.tasks)
+
+    async def stop(self) -> None:
+        self.stopped = True
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until every client is done."""
+        async with asyncio.timeout(30):
+            await asyncio.gather(*self.tasks)
+        self.tasks.clear()
+
+    async def _client(self, path: bytes) -> None:
+        number = 0
+        while not self.stopped:
+            try:
+                reader, writer = await asyncio.open_connection(self.host, self.port)
+            except ConnectionRefusedError:
+                self.gone += 1
+                return
+            self.connections += 1
+            try:
+                keep = True
+                while keep and not self.stopped:
+                    number += 1
+                    keep = await self._ask(reader, writer, path, b"%d" % number)
+            except (OSError, EOFError, TimeoutError) as error:
+                self.failures.append(f"request {number}: {type(error).__name__}: {error}")
+                return
+            finally:
+                writer.transport.abort()
+                async with self.progress:
+                    self.progress.notify_all()
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: bytes, mark: bytes) -> bool:
+        """One request; whether the connection serves another."""
+        head = b"POST %s?mark=%s HTTP/1.1\r\nHost: load\r\nContent-Length: %d\r\n\r\n" % (path, mark, len(mark))
+        writer.write(head + mark)
+        async with asyncio.timeout(20):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = int(answer.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            body = await reader.readexactly(length)
+        if not answer.startswith(b"HTTP/1.1 200 ") or (b'"target"' in body and b"?mark=%s" % mark not in body):
+            self.failures.append(f"{answer.decode()}{body.decode()}")
+        if b'"target"' not in body:
+            self.bodies.add(body)
+        self.answered += 1
+        async with self.progress:
+            self.progress.notify_all()
+        return b"\r\nconnection: close" not in answer.lower()
+
+
+@pytest.fixture
+async def load() -> AsyncIterator[Callable[[GatewayClient], Load]]:
+    """Makes the load of a gateway; what still runs ends with the test."""
+    made: list[Load] = []
+
+    def of(gateway: GatewayClient) -> Load:
+        host, _, port = gateway.url.removeprefix("http://").partition(":")
+        made.append(Load(host, int(port)))
+        return made[-1]
+
+    yield of
+    for one in made:
+        for task in one.tasks:
+            task.cancel()
+        await asyncio.gather(*one.tasks, return_exceptions=True)

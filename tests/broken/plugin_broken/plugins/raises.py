@@ -1,0 +1,3 @@
+"""Raises while it is imported."""
+
+LIMIT = int("many")
