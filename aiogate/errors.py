@@ -122,7 +122,6 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
     Problem("bad_request", 400, "Bad request"),
     Problem("not_found", 404, "Not Found"),
     Problem("method_not_allowed", 405, "Method not allowed"),
-    Problem("upgrade_refused", 400, "Upgrade is not available for this API"),
     Problem("request_too_large", 413, "Request is too large"),
     Problem("headers_too_large", 431, "Request header fields are too large"),
     Problem("request_timeout", 408, "The request did not arrive in time"),
