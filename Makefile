@@ -26,8 +26,9 @@ format: $(VENV)/.test
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
+# Half an environment would look like a whole one: it goes.
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }  # half an environment would look like a whole one
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
