@@ -2,87 +2,122 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
 
-from aiogate.cli.output import fail
-from aiogate.cli.settings import settings_or_fail
+import click
 
-__all__ = ["Answer", "Control", "find"]
+from aiogate.cli.printing import safe
+from aiogate.cli.settings import config_option, settings_or_exit, state_option
 
+__all__ = ["Client", "Refused", "asks_gateway", "path_to"]
 
-class Answer(NamedTuple):
-    """A control API's answer: its status and its JSON body."""
-
-    status: int
-    body: Any
+PATIENCE = 60.0
 
 
-class Control:
-    """The control API of one running gateway."""
+class Refused(click.ClickException):
+    """The gateway answered with anything but 200. Unless a command handles it, its message ends the command."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        self.status = status
+        self.body = body
+        super().__init__(safe_lines(said(status, body)))
+
+
+def said(status: int, body: Any) -> list[str]:
+    """What the gateway says was wrong, each detail on a line of its own."""
+    told = body if isinstance(body, dict) else {}
+    details = told.get("details") or told.get("Meta") or ()
+    lines = [str(told.get("message") or told.get("Message") or f"the gateway answered {status}")]
+    return [*lines, *(f"  {detail}" for detail in details if isinstance(detail, str))]
+
+
+def safe_lines(lines: list[str]) -> str:
+    return "\n".join(safe(line) for line in lines)
+
+
+class Client:
+    """The control API of one running gateway. Every call raises `Refused`, or `click.ClickException` when nobody answers."""
 
     def __init__(self, address: str, secret: str) -> None:
-        self.address = address
+        self._address = address
         self._secret = secret
 
-    def ask(self, method: str, path: str, query: dict[str, str | None] | None = None, body: Any = None) -> Answer:
-        """Make one call. Ends the command when the gateway does not answer or refuses the secret."""
-        parts = urlsplit(self.address)
+    def get(self, path: str, query: Mapping[str, str | None] | None = None, patience: float = PATIENCE) -> Any:
+        """The body of a GET; parts of the query that are None are left out. `patience` is seconds."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        target = f"{path}?{urlencode(given)}" if given else path
+        return self._call("GET", f"{path}?{urlencode(given)}" if given else path, None, patience)
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The body of the answer to a call that changes something."""
+        return self._call(method, path, body, PATIENCE)
+
+    def _call(self, method: str, target: str, body: Any, patience: float) -> Any:
+        parts = urlsplit(self._address)
         data = None if body is None else json.dumps(body).encode()
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=patience)
         try:
             connection.request(method, target, data, {"X-Tyk-Authorization": self._secret})
             response = connection.getresponse()
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
-            fail(f"the gateway at {self.address} does not answer: {error}")
+            raise click.ClickException(f"the gateway at {self._address} does not answer: {error}") from error
         finally:
             connection.close()
         try:
-            answer = Answer(response.status, json.loads(raw) if raw else None)
-        except ValueError:
-            fail(f"{self.address} does not answer in JSON; is it the control API of aiogate?")
-        if answer.status == 403 and path.startswith("/tyk/"):
-            fail("the gateway refuses the secret; is --state, or AIOGATE_SECRET, that of the running gateway?")
+            answer = json.loads(raw) if raw else None
+        except ValueError as error:
+            raise click.ClickException(
+                f"{self._address} does not answer in JSON: is it aiogate's control API?"
+            ) from error
+        if response.status == 403:
+            raise click.ClickException(
+                "the gateway refuses the secret: is --state, or AIOGATE_SECRET, that of the running gateway?"
+            )
+        if response.status != 200:
+            raise Refused(response.status, answer)
         return answer
 
-    def wanted(self, method: str, path: str, query: dict[str, str | None] | None = None, body: Any = None) -> Any:
-        """The body of a call that must succeed; ends the command with the gateway's message otherwise."""
-        answer = self.ask(method, path, query, body)
-        if answer.status != 200:
-            fail(message_of(answer))
-        return answer.body
+
+def path_to(*parts: str) -> str:
+    """A path of the Gateway API, its parts escaped: `path_to("keys", "a/b")` is `/tyk/keys/a%2Fb`."""
+    return "/tyk/" + "/".join(quote(part, safe="") for part in parts)
 
 
-def message_of(answer: Answer) -> str:
-    """What the gateway says was wrong, details included."""
-    body = answer.body if isinstance(answer.body, dict) else {}
-    lines = [str(body.get("message") or body.get("Message") or f"the gateway answered {answer.status}")]
-    details = body.get("details") or body.get("Meta") or ()
-    lines.extend(f"  {detail}" for detail in details if isinstance(detail, str))
-    return "\n".join(lines)
+def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--state` and `-c`, and the client of the gateway that runs there as its first argument."""
+
+    @config_option
+    @state_option
+    @functools.wraps(command)
+    def asking(*arguments: Any, config: str | None, state: str | None, **options: Any) -> None:
+        command(find(config, state), *arguments, **options)
+
+    return asking
 
 
-def find(config: str | None, state: str | None) -> Control:
-    """The control API of the gateway that runs on this state folder. Ends the command when there is none."""
-    settings = settings_or_fail(config, {"state": state})
+def find(config: str | None, state: str | None) -> Client:
+    """The client of the gateway that runs on this state folder. Raises `click.ClickException`: there is none."""
+    settings = settings_or_exit(config, {"state": state})
     file = settings.state / "run.json"
     try:
         running = json.loads(file.read_text("utf-8"))
         pid, address = int(running["pid"]), str(running["control"])
-    except FileNotFoundError:
-        fail(f"no gateway runs here: there is no {file} (say --state DIR, or start one with `aiogate serve`)")
+    except FileNotFoundError as error:
+        raise click.ClickException(
+            f"no gateway runs here: there is no {file} (start one with `aiogate serve`, or name its --state DIR)"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        fail(f"{file} cannot be read: {error}")
+        raise click.ClickException(f"{file} cannot be read: {error}") from error
     if not alive(pid):
-        fail(f"no gateway runs here: process {pid}, which wrote {file}, is gone")
-    return Control(address, settings.control.secret or kept(settings.state / "control.secret"))
+        raise click.ClickException(f"no gateway runs here: process {pid}, which wrote {file}, is gone")
+    return Client(address, settings.control.secret or kept(settings.state / "control.secret"))
 
 
 def alive(pid: int) -> bool:
@@ -99,4 +134,4 @@ def kept(path: Path) -> str:
     try:
         return path.read_text("ascii").strip()
     except OSError as error:
-        fail(f"the control secret cannot be read: {error} (AIOGATE_SECRET sets it)")
+        raise click.ClickException(f"the control secret cannot be read: {error} (AIOGATE_SECRET sets it)") from error

@@ -1,13 +1,13 @@
-"""`aiogate`: the table of contents of the command line.
+"""The command `aiogate`: the table of its commands, each in a module that is imported when it is called for.
 
-A command's module is imported when the command runs, so that `aiogate --version` and `--help` cost an import of click
-and nothing else.
+Exit codes are click's: 0 well, 1 a problem was found, 2 wrong usage.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Final
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Final
 
 import click
 
@@ -15,49 +15,45 @@ from aiogate import __version__
 
 __all__ = ["main"]
 
-COMMANDS: Final = {
-    "serve": ("serve", "Run the gateway in the foreground."),
-    "check": ("check", "Validate settings, definitions, policies and plugins without serving."),
-    "reload": ("gateway", "Ask the running gateway to reload, and wait for the verdict."),
-    "status": ("gateway", "Show the running gateway: generation, APIs, store, last reload."),
-    "routes": ("gateway", "Show the route table, or which API would take a request."),
-    "chain": ("gateway", "Show an API's middleware in order."),
-    "why": ("gateway", "Explain why a request was refused."),
-    "shadow": ("gateway", "Show what rules in shadow mode would have refused."),
-    "plugins": ("gateway", "Show what is loaded and from where."),
-    "keys": ("keys", "Create, show, list and revoke keys."),
-    "users": ("keys", "Add basic-auth users."),
-    "hash-password": ("passwords", "Hash a password with bcrypt."),
+COMMANDS: Final[Mapping[str, str]] = {
+    "serve": "serve:serve",
+    "check": "check:check",
+    "reload": "gateway:reload",
+    "status": "gateway:status",
+    "routes": "gateway:routes",
+    "chain": "gateway:chain",
+    "why": "gateway:why",
+    "shadow": "gateway:shadow",
+    "plugins": "gateway:plugins",
+    "keys": "keys:keys",
+    "users": "keys:users",
+    "hash-password": "passwords:hash_password",
 }
-"""Command to module and one line of help. The module has a click command of the command's name, `-` as `_`."""
+"""Each command as `module:attribute` of this package, in the order of the help page."""
 
 
-class Commands(click.Group):
-    """A group whose commands are imported when they are needed."""
+class _Commands(click.Group):
+    """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
             return None
-        module = importlib.import_module(f"aiogate.cli.{COMMANDS[cmd_name][0]}")
-        command = getattr(module, cmd_name.replace("-", "_"))
+        module, _, attribute = place.partition(":")
+        command: Any = getattr(import_module(f"aiogate.cli.{module}"), attribute)
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
-
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="aiogate")
+@click.group(
+    "aiogate",
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="\b\nExample:\n  aiogate check && aiogate serve",
+)
+@click.version_option(__version__, prog_name="aiogate", message="%(prog)s %(version)s")
 def main() -> None:
-    """An API gateway: YAML in, protected APIs out, and an exact answer to why a request was refused.
-
-    \b
-    Example:
-      aiogate serve
-      aiogate why 69a868e45421-00000004
-    """
+    """An API gateway: YAML files in, protected APIs out, and an exact answer to why a request was refused."""

@@ -1,46 +1,53 @@
-"""`aiogate serve`."""
+"""`aiogate serve`: the gateway in the foreground."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from aiogate.cli.output import fail
-from aiogate.cli.settings import folder_options, line, read_settings
+from aiogate.cli.printing import example
+from aiogate.cli.settings import Mistaken, config_option, folder_option, read_settings
 from aiogate.errors import DiagnosticsFound
 
+__all__ = ["serve"]
 
-@click.command()
-@folder_options
-@click.option("--listen", metavar="HOST:PORT", multiple=True, help="Where to take requests; may be repeated.")
-@click.option("--control", metavar="HOST:PORT", help="Where the control API listens, or `same`.")
-@click.option("--store", metavar="URL", help="sqlite or memory.")
-@click.option("--workers", metavar="N", help="Worker processes, or `auto`.")
+
+@click.command(epilog=example("aiogate serve", "aiogate serve -c /etc/aiogate/aiogate.yaml --listen 0.0.0.0:8080"))
+@config_option
+@click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where to take requests; may be given repeatedly.")
+@click.option("--control", metavar="HOST:PORT", help="Where the control API listens, or `same`: on the gateway's port.")
+@folder_option("apis", "Folder of API definitions [default: apis.d].")
+@folder_option("policies", "Folder of policies [default: policies.d].")
+@folder_option("plugins", "Folder of plugins [default: plugins].")
+@folder_option("state", "Folder of the store's file and generated secrets [default: var].")
+@click.option("--store", metavar="URL", help="Where state is kept: sqlite or memory [default: sqlite].")
+@click.option("--workers", metavar="N", help="Processes that take requests: a number, or auto [default: 1].")
+@click.pass_context
 def serve(
-    config: str | None,
+    ctx: click.Context,
+    config: Path | None,
     listen: tuple[str, ...],
     control: str | None,
-    apis: str | None,
-    policies: str | None,
-    plugins: str | None,
-    state: str | None,
+    apis: Path | None,
+    policies: Path | None,
+    plugins: Path | None,
+    state: Path | None,
     store: str | None,
     workers: str | None,
 ) -> None:
-    """Run the gateway in the foreground.
+    """Run the gateway until it is stopped.
 
-    It prints one line when it is ready. SIGHUP reloads; SIGTERM and SIGINT finish the running requests and stop, a
-    second one cuts them.
-
-    \b
-    Example:
-      aiogate serve --listen 0.0.0.0:8080 --apis /etc/aiogate/apis.d
+    Prints one line when it is ready. SIGHUP reloads; SIGTERM and SIGINT let running requests finish and stop, a second
+    one stops at once. Flags go before the environment (AIOGATE_LISTEN, AIOGATE_CONTROL__LISTEN, ...), and that before
+    the settings file.
     """
     from aiogate.control.application import application
     from aiogate.proxy.listener import RuntimeUnfit
     from aiogate.runtime import worker
 
     flags: dict[str, object] = {
-        "listen": list(listen) or None,
+        "listen": listen or None,
         "control.listen": control,
         "apis": apis,
         "policies": policies,
@@ -51,8 +58,8 @@ def serve(
     }
     try:
         code = worker.serve(lambda: read_settings(config, flags), application)
-    except DiagnosticsFound as found:
-        fail("\n".join(line(diagnostic) for diagnostic in found.diagnostics))
+    except DiagnosticsFound as mistakes:
+        raise Mistaken(mistakes.diagnostics) from mistakes
     except RuntimeUnfit as unfit:
-        fail(str(unfit))
-    raise SystemExit(code)
+        raise click.ClickException(str(unfit)) from unfit
+    ctx.exit(code)

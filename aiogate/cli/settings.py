@@ -1,65 +1,88 @@
-"""The options by which commands find the settings: flags beat the environment beats the file."""
+"""From the flags of a command to `Settings`: to serve, to check, to find the running gateway."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from aiogate.cli.output import fail, shown_path
-from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.cli.printing import diagnostic_line
+from aiogate.errors import Diagnostic
 
 if TYPE_CHECKING:
     from aiogate.config.settings import Settings
 
-__all__ = ["config_option", "folder_options", "line", "read_settings", "settings_or_fail", "state_option"]
+__all__ = [
+    "DEFAULT_FILE",
+    "Mistaken",
+    "config_option",
+    "folder_option",
+    "from_here",
+    "read_settings",
+    "settings_file",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_FILE: Final = "aiogate.yaml"
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-config_option = click.option(
-    "-c", "--config", metavar="FILE", help=f"The settings file. Default: {DEFAULT_FILE}, where it exists."
-)
-state_option = click.option("--state", metavar="DIR", help="The state folder. Default: var.")
+"""The settings file in the working directory that is read when none is named. It need not be there."""
 
 
-def folder_options(command: Command) -> Command:
-    """`--apis`, `--policies`, `--plugins`, `--state`, `-c`."""
-    for decorate in (
-        click.option("--apis", metavar="DIR", help="The folder of API definitions. Default: apis.d."),
-        click.option("--policies", metavar="DIR", help="The folder of policies. Default: policies.d."),
-        click.option("--plugins", metavar="DIR", help="The folder of drop-in plugins. Default: plugins."),
-        state_option,
-        config_option,
-    ):
-        command = decorate(command)
-    return command
+class Mistaken(click.ClickException):
+    """The operator's files or flags hold mistakes: one line each on standard error, exit code 1."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], advice: str = "") -> None:
+        self.lines = [diagnostic_line(asdict(from_here(found))) for found in diagnostics]
+        self.advice = advice
+        super().__init__("\n".join(self.lines))
+
+    def show(self, file: Any = None) -> None:
+        for line in (*self.lines, *([self.advice] if self.advice else [])):
+            click.echo(line, err=True, file=file)
 
 
-def read_settings(config: str | None, flags: dict[str, object]) -> Settings:
-    """The settings in force. Raises `DiagnosticsFound`."""
+def from_here(found: Diagnostic) -> Diagnostic:
+    """The diagnostic with its file as it is called from the working directory, if it is below."""
+    file, here = Path(found.file), Path.cwd()
+    if not file.is_absolute() or not file.is_relative_to(here):
+        return found
+    return replace(found, file=str(file.relative_to(here)))
+
+
+def config_option(command: F) -> F:
+    return click.option(
+        "-c", "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+        help=f"Settings file [default: {DEFAULT_FILE} in the working directory, if it is there].",
+    )(command)  # fmt: skip
+
+
+def folder_option(name: str, meaning: str) -> Callable[[F], F]:
+    """A flag for a folder, relative to the working directory."""
+    return click.option(f"--{name}", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help=meaning)
+
+
+def settings_file(config: Path | None) -> Path | None:
+    """The file that was named, or else the one in the working directory; None: there is none."""
+    if config is not None:
+        return config
+    found = Path(DEFAULT_FILE)
+    return found if found.exists() else None
+
+
+def read_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
+    """The settings in force: flags before the environment before the file.
+
+    Raises `DiagnosticsFound`.
+    """
     from aiogate.config.settings import load_settings
 
-    file = Path(config) if config is not None else Path(DEFAULT_FILE)
-    if config is None and not file.exists():
-        return load_settings(None, flags=flags)
-    return load_settings(file, flags=flags)
-
-
-def settings_or_fail(config: str | None, flags: dict[str, object]) -> Settings:
-    """The settings in force; their mistakes end the command."""
-    try:
-        return read_settings(config, flags)
-    except DiagnosticsFound as found:
-        fail("\n".join(line(diagnostic) for diagnostic in found.diagnostics))
-
-
-def line(diagnostic: Diagnostic) -> str:
-    """A diagnostic as people and editors read it: `file:line:column: message (hint)`."""
-    place = shown_path(diagnostic.file)
-    if diagnostic.line:
-        place += f":{diagnostic.line}:{diagnostic.column}"
-    hint = f" ({diagnostic.hint})" if diagnostic.hint else ""
-    return f"{place}: {diagnostic.message}{hint}"
+    file = settings_file(config)
+    # Folders in the file are relative to the file, those of flags to where the command was typed.
+    elsewhere = file is not None and file.parent != Path()
+    given = {
+        name: value.absolute() if elsewhere and isinstance(value, Path) else value for name, value in flags.items()
+    }
+    return load_settings(file, None, given)
