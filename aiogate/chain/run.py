@@ -48,8 +48,9 @@ async def answer(chain: Chain, exchange: Exchange) -> Response:
         outcome = _failure(error, chain, index, exchange)
     if not isinstance(outcome, Response):
         # Every chain ends in a step that answers; a plugin that answers with anything else is refused like a failure.
-        if outcome is None:
-            outcome = PROBLEMS["internal_error"].because("the chain ended without an answer")
+        if not isinstance(outcome, Problem):
+            said = "nothing" if outcome is None else type(outcome).__name__
+            outcome = PROBLEMS["internal_error"].because(f"the step {chain.steps[index].name} answered with {said}")
         response = _refuse(outcome, chain, index, exchange)
     else:
         response = outcome
