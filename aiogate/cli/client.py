@@ -14,7 +14,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import click
 
 from aiogate.cli.printing import safe
-from aiogate.cli.settings import config_option, settings_or_exit, state_option
+from aiogate.cli.settings import Mistaken, config_option, folder_option, read_settings
+from aiogate.errors import DiagnosticsFound
 
 __all__ = ["Client", "Refused", "asks_gateway", "path_to"]
 
@@ -43,7 +44,10 @@ def safe_lines(lines: list[str]) -> str:
 
 
 class Client:
-    """The control API of one running gateway. Every call raises `Refused`, or `click.ClickException` when nobody answers."""
+    """The control API of one running gateway.
+
+    Every call raises `Refused`, or `click.ClickException` when nobody answers.
+    """
 
     def __init__(self, address: str, secret: str) -> None:
         self._address = address
@@ -94,17 +98,20 @@ def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--state` and `-c`, and the client of the gateway that runs there as its first argument."""
 
     @config_option
-    @state_option
+    @folder_option("state", "Folder of the running gateway's state [default: var].")
     @functools.wraps(command)
-    def asking(*arguments: Any, config: str | None, state: str | None, **options: Any) -> None:
+    def asking(*arguments: Any, config: Path | None, state: Path | None, **options: Any) -> None:
         command(find(config, state), *arguments, **options)
 
     return asking
 
 
-def find(config: str | None, state: str | None) -> Client:
+def find(config: Path | None, state: Path | None) -> Client:
     """The client of the gateway that runs on this state folder. Raises `click.ClickException`: there is none."""
-    settings = settings_or_exit(config, {"state": state})
+    try:
+        settings = read_settings(config, {"state": state})
+    except DiagnosticsFound as found:
+        raise Mistaken(found.diagnostics) from found
     file = settings.state / "run.json"
     try:
         running = json.loads(file.read_text("utf-8"))
