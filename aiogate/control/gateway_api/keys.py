@@ -52,10 +52,17 @@ class GatewayKeys:
         ]
 
     async def listing(self, request: web.Request) -> web.Response:
+        """Hashes as Tyk; with `detail=1` also what each is: hash, kind, organisation and label."""
         query = request.query
         org = query.get("org_id") or None
         records = await self._keys.filtered(query.get("filter", ""), org=org, api=query.get("api_id", ""))
-        return reply({"keys": [record.name_hash for record in records]})
+        listed: dict[str, object] = {"keys": [record.name_hash for record in records]}
+        if flag(request, "detail"):
+            listed["records"] = [
+                {"key_hash": record.name_hash, "kind": record.kind, "org_id": record.org, "label": record.label}
+                for record in records
+            ]
+        return reply(listed)
 
     async def create(self, request: web.Request) -> web.Response:
         document = await self._document(request, _UNREADABLE)
