@@ -27,6 +27,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 DEFAULT_PORTS = ("8080", "8081", "9001", "9002")
@@ -92,6 +94,8 @@ def pattern(lines: list[str], known: set[str]) -> tuple[str, list[str]]:
     def part(text: str) -> str:
         if text == "…":
             return "[^\n]*"
+        if text.isspace():
+            return " +"  # the columns of a table move with the lengths of the ports
         if REQUEST_ID.fullmatch(text) and text not in known:
             new.append(text)
             return f"({REQUEST_ID.pattern})"
@@ -100,7 +104,7 @@ def pattern(lines: list[str], known: set[str]) -> tuple[str, list[str]]:
     return "".join(
         "(?:[^\n]*\n)*?"
         if line.strip() == "…"
-        else "".join(part(text) for text in re.split(f"(…|{REQUEST_ID.pattern})", line)) + " *\n"
+        else "".join(part(text) for text in re.split(f"(…|  +|{REQUEST_ID.pattern})", line)) + " *\n"
         for line in lines
     ), new
 
@@ -122,9 +126,7 @@ class Reader:
 
     def follow(self, block: Block) -> None:
         if block.file and not block.part:
-            path = self.home / block.file
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(self.here(block.text), "utf-8")
+            self.write(self.home / block.file, self.here(block.text))
         if block.kind != "console":
             return
         steps = typed(block)
@@ -136,6 +138,14 @@ class Reader:
             self.compare(block, step, said)
             told = later is not None and later.command == "echo $?"
             assert status == 0 or told, f"{block}: `{step.command}` ended with {status}:\n{said}"
+
+    @staticmethod
+    def write(path: Path, text: str) -> None:
+        """Write a file that the page shows; not one that is there already and says the same."""
+        if path.suffix == ".yaml" and path.exists() and yaml.safe_load(path.read_text("utf-8")) == yaml.safe_load(text):
+            return
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, "utf-8")
 
     def here(self, text: str) -> str:
         """The page's text with the ports and request ids of this run."""
