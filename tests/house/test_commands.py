@@ -24,9 +24,10 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.
             yield f"{prefix}{name}", command
 
 
-@pytest.mark.parametrize(
-    "name, command", list(commands(main)), ids=lambda value: value if isinstance(value, str) else ""
-)
+COMMANDS = dict(commands(main))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_described_with_its_options(name: str) -> None:
     command = COMMANDS[name]
     page = (ROOT / "docs" / "command-line.md").read_text("utf-8")
