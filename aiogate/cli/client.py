@@ -7,8 +7,9 @@ import http.client
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 import click
@@ -19,7 +20,8 @@ from aiogate.errors import DiagnosticsFound
 
 __all__ = ["Client", "Refused", "asks_gateway", "path_to"]
 
-PATIENCE = 60.0
+PATIENCE: Final = 60.0
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # an address that is read, not bound
 
 
 class Refused(click.ClickException):
@@ -43,15 +45,29 @@ def safe_lines(lines: list[str]) -> str:
     return "\n".join(safe(line) for line in lines)
 
 
-class Client:
-    """The control API of one running gateway.
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Where the running gateway is asked. `known_by` says where the secret is from."""
 
-    Every call raises `Refused`, or `click.ClickException` when nobody answers.
+    address: str
+    secret: str
+    known_by: str
+
+
+class Client:
+    """The control API of the gateway that `-c` and `--state` name, looked for when it is asked the first time.
+
+    Wrong usage of a command is so told before a missing gateway. Every call raises `Refused`, or
+    `click.ClickException` when nobody answers.
     """
 
-    def __init__(self, address: str, secret: str) -> None:
-        self._address = address
-        self._secret = secret
+    def __init__(self, config: Path | None, state: Path | None) -> None:
+        self._config = config
+        self._state = state
+
+    @functools.cached_property
+    def _running(self) -> Running:
+        return find(self._config, self._state)
 
     def get(self, path: str, query: Mapping[str, str | None] | None = None, patience: float = PATIENCE) -> Any:
         """The body of a GET; parts of the query that are None are left out. `patience` is seconds."""
@@ -63,26 +79,27 @@ class Client:
         return self._call(method, path, body, PATIENCE)
 
     def _call(self, method: str, target: str, body: Any, patience: float) -> Any:
-        parts = urlsplit(self._address)
+        address = self._running.address
+        parts = urlsplit(address)
+        host = parts.hostname or ""
         data = None if body is None else json.dumps(body).encode()
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=patience)
+        connection = http.client.HTTPConnection(_EVERYWHERE.get(host, host), parts.port, timeout=patience)
         try:
-            connection.request(method, target, data, {"X-Tyk-Authorization": self._secret})
+            connection.request(method, target, data, {"X-Tyk-Authorization": self._running.secret})
             response = connection.getresponse()
             raw = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise click.ClickException(f"the gateway at {self._address} does not answer: {error}") from error
+            raise click.ClickException(f"the gateway at {address} does not answer: {error}") from error
         finally:
             connection.close()
         try:
             answer = json.loads(raw) if raw else None
         except ValueError as error:
+            raise click.ClickException(f"{address} does not answer in JSON: is it aiogate's control API?") from error
+        if response.status in (401, 403):
             raise click.ClickException(
-                f"{self._address} does not answer in JSON: is it aiogate's control API?"
-            ) from error
-        if response.status == 403:
-            raise click.ClickException(
-                "the gateway refuses the secret: is --state, or AIOGATE_SECRET, that of the running gateway?"
+                f"the gateway at {address} refuses the secret from {self._running.known_by}: "
+                "set AIOGATE_SECRET, or name the settings file (-c) or the state folder (--state) that it runs on"
             )
         if response.status != 200:
             raise Refused(response.status, answer)
@@ -101,18 +118,15 @@ def asks_gateway(command: Callable[..., None]) -> Callable[..., None]:
     @folder_option("state", "Folder of the running gateway's state [default: var].")
     @functools.wraps(command)
     def asking(*arguments: Any, config: Path | None, state: Path | None, **options: Any) -> None:
-        command(find(config, state), *arguments, **options)
+        command(Client(config, state), *arguments, **options)
 
     return asking
 
 
-def find(config: Path | None, state: Path | None) -> Client:
-    """The client of the gateway that runs on this state folder. Raises `click.ClickException`: there is none."""
-    try:
-        settings = read_settings(config, {"state": state})
-    except DiagnosticsFound as found:
-        raise Mistaken(found.diagnostics) from found
-    file = settings.state / "run.json"
+def find(config: Path | None, state: Path | None) -> Running:
+    """The gateway that runs on this state folder. Raises `click.ClickException`: there is none."""
+    state, secret = state_and_secret(config, state)
+    file = state / "run.json"
     try:
         running = json.loads(file.read_text("utf-8"))
         pid, address = int(running["pid"]), str(running["control"])
@@ -124,13 +138,32 @@ def find(config: Path | None, state: Path | None) -> Client:
         raise click.ClickException(f"{file} cannot be read: {error}") from error
     if not alive(pid):
         raise click.ClickException(f"no gateway runs here: process {pid}, which wrote {file}, is gone")
-    return Client(address, settings.control.secret or kept(settings.state / "control.secret"))
+    if secret:
+        return Running(address, secret, "the settings or the environment")
+    file = state / "control.secret"
+    return Running(address, kept(file), str(file))
+
+
+def state_and_secret(config: Path | None, state: Path | None) -> tuple[Path, str | None]:
+    """The state folder, and the secret where the settings have one. Raises `Mistaken`."""
+    try:
+        settings = read_settings(config, {"state": state})
+    except DiagnosticsFound as mistakes:
+        # A mistake in the settings must not hide a gateway that runs well on what it read before.
+        if state is not None:
+            return state, os.environ.get("AIOGATE_SECRET") or os.environ.get("AIOGATE_CONTROL__SECRET")
+        advice = "to ask the running gateway all the same, name its state folder: --state DIR"
+        raise Mistaken(mistakes.diagnostics, advice) from mistakes
+    return settings.state, settings.control.secret
 
 
 def alive(pid: int) -> bool:
+    if pid < 1:
+        # These name groups of processes, ours among them.
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
