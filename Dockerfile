@@ -2,9 +2,9 @@ FROM python:3.12-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY aiogate ./aiogate
-RUN python -m pip wheel --no-cache-dir --wheel-dir /wheels .
+RUN python -m pip wheel --wheel-dir /wheels .
 RUN python -m venv /opt/aiogate \
-    && /opt/aiogate/bin/python -m pip install --no-cache-dir --no-index --find-links /wheels aiogate
+    && /opt/aiogate/bin/python -m pip install --no-index --find-links /wheels aiogate
 
 FROM python:3.12-slim
 ENV PATH=/opt/aiogate/bin:$PATH PYTHONUNBUFFERED=1
