@@ -92,6 +92,7 @@ class Edge:
         response.headers["X-Request-Id"] = request_id
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Server"] = "aiogate"  # aiohttp would name itself and the interpreter, with their versions
         resource = request.match_info.route.resource
         where = resource.canonical if resource is not None else "(nothing there)"
         _log.info("%s %s %d %s", request.method, where, response.status, request_id)

@@ -22,4 +22,4 @@ def routes(gateway: ControlledGateway) -> Iterable[Route]:
         is_ready, body = await health.ready(gateway)
         return reply(body, 200 if is_ready else 503)
 
-    return [("GET", "/hello", hello), ("GET", "/ready", ready)]
+    return [(method, *row) for row in (("/hello", hello), ("/ready", ready)) for method in ("GET", "HEAD")]

@@ -150,6 +150,7 @@ async def test_every_reply_has_an_id_and_is_not_kept(control):
         assert len(answer.headers["X-Request-Id"]) == 32
         assert answer.headers["Cache-Control"] == "no-store"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Server"] == "aiogate"
 
 
 @pytest.mark.parametrize(("path", "said"), [("/tyk/keys/create", "message"), ("/api/keys", "Message")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aiogate import __version__
 from aiogate.control.application import application
 from aiogate.stores.base import StoreUnavailable
@@ -62,3 +64,9 @@ async def test_a_gateway_that_never_loaded_is_not_ready(make_site):
         "A successful API reload did not happen",
         None,
     )
+
+
+@pytest.mark.parametrize("path", ["/hello", "/ready"])
+async def test_a_load_balancer_may_ask_with_head(control, path):
+    answer = await control.call("HEAD", path)
+    assert (answer.status, answer.text) == (200, "")
