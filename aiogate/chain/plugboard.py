@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import sys
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Final
 
 import pluggy
@@ -72,7 +73,7 @@ class PluginInfo:
 class PlugBoard:
     """What all plugins together offer. Made by `load_plugins`."""
 
-    __slots__ = ("_manager", "_modules", "digest", "kinds", "plugins")
+    __slots__ = ("_digests", "_manager", "_modules", "digest", "kinds", "plugins")
 
     def __init__(
         self,
@@ -81,9 +82,11 @@ class PlugBoard:
         kinds: Mapping[str, LoadedKind],
         plugins: tuple[PluginInfo, ...],
         digest: str,
+        digests: Mapping[str, str],
     ) -> None:
         self._manager = manager
         self._modules = modules
+        self._digests = digests
         self.kinds = kinds
         self.plugins = plugins
         self.digest = digest
@@ -92,6 +95,10 @@ class PlugBoard:
     def modules(self) -> Mapping[str, ModuleType]:
         """The module of each plugin, by plugin name. Reloaded code is another module."""
         return self._modules
+
+    def loaded(self, plugin: str, digest: str) -> ModuleType | None:
+        """The module of a drop-in plugin, if this is the code that it was loaded from."""
+        return self._modules[plugin] if digest and self._digests.get(plugin) == digest else None
 
     def lifecycle(self, plugin: str, services: Services) -> Lifecycle | None:
         """What this plugin wants run at start and stop."""
@@ -127,7 +134,8 @@ def load_plugins(
 
     `builtins` are module names. `folder` may be missing. A plugin that cannot be loaded, implements a hook that does
     not exist, or brings a name that is taken is a `plugin_broken` diagnostic with the file and line where it failed;
-    the others load. With `previous`, an unchanged drop-in folder gives the same board back.
+    the others load. With `previous`, an unchanged drop-in folder gives the same board back, and an unchanged plugin of
+    a changed folder the same module: it keeps running, with whatever it holds.
     """
     files = _dropins(folder)
     digest = hashlib.sha256("\n".join(f"{path}:{_file_digest(path)}" for path in files).encode()).hexdigest()
@@ -139,12 +147,13 @@ def load_plugins(
         _Candidate(name.rpartition(".")[2], "built-in", "", "", importlib.import_module(name)) for name in builtins
     ]
     candidates.extend(_installed(diagnostics))
-    candidates.extend(_from_folder(files, diagnostics))
+    candidates.extend(_from_folder(files, diagnostics, previous))
 
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     kinds: dict[str, LoadedKind] = {}
     modules: dict[str, ModuleType] = {}
+    digests: dict[str, str] = {}
     infos: list[PluginInfo] = []
     for candidate in candidates:
         try:
@@ -169,6 +178,7 @@ def load_plugins(
         for kind in loaded:
             kinds[kind.name] = LoadedKind(kind, candidate.name, candidate.source, candidate.digest)
         modules[candidate.name] = candidate.module
+        digests[candidate.name] = candidate.digest
         infos.append(
             PluginInfo(
                 candidate.name,
@@ -178,7 +188,7 @@ def load_plugins(
                 (candidate.module.__doc__ or "").strip().partition("\n")[0],
             )
         )
-    return PlugBoard(manager, modules, kinds, tuple(infos), digest), diagnostics
+    return PlugBoard(manager, modules, kinds, tuple(infos), digest, digests), diagnostics
 
 
 def _register(manager: pluggy.PluginManager, candidate: _Candidate) -> list[MiddlewareKind | AuthenticatorKind]:
@@ -242,25 +252,39 @@ def _dropins(folder: Path | None) -> list[Path]:
     )
 
 
-def _from_folder(files: Iterable[Path], diagnostics: list[Diagnostic]) -> Iterator[_Candidate]:
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Compiles the file as it is now. Python's own cache of bytecode looks at no more than size and whole seconds."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def _from_folder(
+    files: Iterable[Path], diagnostics: list[Diagnostic], previous: PlugBoard | None
+) -> Iterator[_Candidate]:
     global _loaded_count
     for path in files:
         name = path.parent.name if path.name == "__init__.py" else path.stem
+        digest = _file_digest(path)
+        running = previous.loaded(name, digest) if previous is not None else None
+        if running is not None and running.__file__ == str(path.absolute()):
+            yield _Candidate(name, str(path), str(path), digest, running)
+            continue
         _loaded_count += 1
         # Each loading has a module name of its own: the generation that still runs keeps the code it started with.
         module_name = f"aiogate_plugins_{_loaded_count}_{name}"
         try:
-            specification = importlib.util.spec_from_file_location(module_name, path)
-            if specification is None or specification.loader is None:
-                raise ImportError(f"{path} is not a Python file")
+            loader = _Loader(module_name, str(path.absolute()))
+            specification = importlib.util.spec_from_file_location(module_name, path, loader=loader)
+            assert specification is not None
             module = importlib.util.module_from_spec(specification)
             sys.modules[module_name] = module
-            specification.loader.exec_module(module)
+            loader.exec_module(module)
         except Exception as error:
             sys.modules.pop(module_name, None)
             diagnostics.append(_broken(str(path), error))
             continue
-        yield _Candidate(name, str(path), str(path), _file_digest(path), module)
+        yield _Candidate(name, str(path), str(path), digest, module)
 
 
 def _file_digest(path: Path) -> str:

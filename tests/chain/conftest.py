@@ -39,7 +39,7 @@ class Bench:
 
     def compiler(self, quota_status: int = 403) -> Compiler:
         board = PlugBoard(
-            self.board._manager, self.board.modules, {**self.board.kinds, **self.kinds}, self.board.plugins, "test"
+            self.board._manager, self.board.modules, {**self.board.kinds, **self.kinds}, self.board.plugins, "test", {}
         )
         return Compiler(board, self.services, self.decisions.append, quota_status)
 
