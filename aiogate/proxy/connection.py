@@ -39,8 +39,7 @@ _HEADER_COUNT_LIMIT: Final = 256
 _INTERIM_LIMIT: Final = 10
 
 # One buffer for all connections: a read is parsed before the next one starts, and the parser copies what it hands on.
-_buffer: Final = bytearray(_READ_SIZE)
-_view: Final = memoryview(_buffer)
+_view: Final = memoryview(bytearray(_READ_SIZE))
 
 
 class UpstreamDied(Exception):
@@ -64,6 +63,13 @@ class _State(enum.Enum):
     AWAITING = enum.auto()
     STREAMING = enum.auto()
     CLOSED = enum.auto()
+
+
+# Names of our own: asking an enumeration for a member is a function call in Python 3.11.
+_IDLE: Final = _State.IDLE
+_AWAITING: Final = _State.AWAITING
+_STREAMING: Final = _State.STREAMING
+_CLOSED: Final = _State.CLOSED
 
 
 class UpstreamBody:
@@ -166,7 +172,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.deadline = inf
         self.served = 0
         self._pool = pool
-        self._state = _State.IDLE
+        self._state = _IDLE
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._response: asyncio.Future[Response] | None = None
@@ -201,7 +207,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     @property
     def usable(self) -> bool:
         """Whether a request may begin here."""
-        return self._state is _State.IDLE and self._transport is not None and not self._transport.is_closing()
+        return self._state is _IDLE and self._transport is not None and not self._transport.is_closing()
 
     def begin(
         self, head: bytes, *, to_head: bool, response_timeout: float, idle_timeout: float
@@ -211,9 +217,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         What comes back fails with `UpstreamDied`, `UpstreamInvalid`, `UpstreamTimeout`, or with what broke the sending
         of the request's body. Who stops waiting for it must `abandon` it.
         """
-        assert self._state is _State.IDLE
+        assert self._state is _IDLE
         assert self._transport is not None
-        self._state = _State.AWAITING
+        self._state = _AWAITING
         self._to_head = to_head
         self._touched = False
         self._interim = 0
@@ -235,7 +241,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                 return  # the response was complete before the request
             if error is not None:
                 self.abort(error if isinstance(error, Exception) else UpstreamDied(repr(error), untouched=False))
-            elif self._state is _State.AWAITING:
+            elif self._state is _AWAITING:
                 self.deadline = self.loop.time() + response_timeout
 
         task.add_done_callback(sent)
@@ -246,15 +252,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             raise UpstreamDied("the connection ended while the request was sent", untouched=not self._touched)
         self._transport.write(data)
         if self._writing_paused:
-            if self._state is _State.AWAITING:
+            if self._state is _AWAITING:
                 self.deadline = self.loop.time() + self._idle_timeout
             self._drained = self.loop.create_future()
             await self._drained
-            if self._state is _State.AWAITING:
+            if self._state is _AWAITING:
                 self.deadline = inf
 
     def abandon(self, response: asyncio.Future[Response]) -> None:
-        """Give up on a request. If it has ended in the meantime the connection may serve another already: left alone."""
+        """Give up on a request; if it has ended already the connection may serve another, and is left alone."""
         if self._response is response:
             self.abort()
 
@@ -273,9 +279,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self._state is _State.AWAITING:
+        if self._state is _AWAITING:
             self.abort(UpstreamTimeout("the response did not begin in time"))
-        elif self._state is _State.STREAMING:
+        elif self._state is _STREAMING:
             self.abort(BodyTimeout("the upstream's body stalled"))
         else:
             self.close()
@@ -295,15 +301,16 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WRITE_AHEAD)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return _buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        # A view, not the bytearray: asyncio's TLS writes into slices of it, and a slice of a bytearray is a copy.
+        return _view
 
     def buffer_updated(self, size: int) -> None:
-        if self._state is _State.IDLE:
+        if self._state is _IDLE:
             # Nobody asked: a late second response, or an upstream that splits responses.
             self._leave()
             return
-        if self._state is _State.CLOSED:
+        if self._state is _CLOSED:
             return
         self._touched = True
         counted = self._head_size
@@ -323,7 +330,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def _settle(self, broken: Exception | None, size: int) -> None:
         """What one read has come to: a response, the next piece of one, its end, or a broken connection."""
-        if self._head_complete and self._final and self._state is _State.AWAITING:
+        if self._head_complete and self._final and self._state is _AWAITING:
             if self._to_head:
                 self._end_with_head(size)
             if self._complete or broken is None:
@@ -331,7 +338,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._complete:
             self._finish(reusable=broken is None)
         elif broken is not None:
-            self.abort(BodyBroken(str(broken)) if self._state is _State.STREAMING else broken)
+            self.abort(BodyBroken(str(broken)) if self._state is _STREAMING else broken)
         elif self._body is not None and self._body.read_ahead > _READ_AHEAD and not self._paused:
             assert self._transport is not None
             self._paused = True
@@ -368,7 +375,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             body = self._body = UpstreamBody(self, self._length)
             for piece in self._pieces:
                 body.feed(piece)
-            self._state = _State.STREAMING
+            self._state = _STREAMING
             self.deadline = inf
         self._pieces = []
         if not self._response.done():
@@ -388,14 +395,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if pump is not None and not pump.done():
             pump.cancel()
         if reusable:
-            self._state = _State.IDLE
+            self._state = _IDLE
             self.resume_reading()
             self._pool.take_back(self)
         else:
             self._leave()
 
     def _leave(self) -> None:
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         self.deadline = inf
         if self._transport is not None:
             self._transport.abort()
@@ -405,7 +412,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if exc is None and self._close_delimited and self._state is _State.STREAMING:
+        if exc is None and self._close_delimited and self._state is _STREAMING:
             self._finish(reusable=False)
         died = UpstreamDied(str(exc or "the upstream closed the connection"), untouched=not self._touched)
         self._fail(died)
@@ -423,9 +430,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def _fail(self, error: Exception) -> None:
         """Tell whoever waits; from here on the connection is of no use."""
-        if self._state is _State.CLOSED:
+        if self._state is _CLOSED:
             return
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         self.deadline = inf
         if self._response is not None and not self._response.done():
             _tell(self._response, error)

@@ -12,6 +12,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from aiohttp import hdrs
+
 from aiogate.chain.exchange import BodyBroken, BodyTimeout, Exchange, HeaderEdits, Response
 from aiogate.errors import PROBLEMS, Problem
 from aiogate.proxy.body import ClientBody
@@ -118,11 +120,11 @@ async def _send_body(connection: UpstreamConnection, exchange: Exchange) -> None
 
 def _head(exchange: Exchange, upstream: CompiledUpstream, whole: bytes | None) -> bytes:
     """The request's head. Raises ValueError when a step left something in it that cannot stand in a head."""
-    client_host = exchange.headers.get("Host", exchange.host)
+    client_host = exchange.headers.get(hdrs.HOST, exchange.host)
     host = client_host.encode("latin-1") if upstream.preserve_host and client_host else upstream.host_header
     passes = FROM_TRUSTED if exchange.trusted_peer else FROM_UNTRUSTED
     pairs = [pair for pair in exchange.raw_headers if passes[pair[0]]]
-    connection = exchange.headers.getall("Connection", ())
+    connection = exchange.headers.getall(hdrs.CONNECTION, ())
     if connection:
         # Before ours go in: a client cannot nominate what we say about it.
         gone = nominated(",".join(connection).encode("utf-8", "surrogateescape"))
@@ -172,7 +174,7 @@ def _about_the_client(exchange: Exchange, client_host: str) -> list[bytes]:
     chain = exchange.peer
     host = client_host
     if exchange.trusted_peer:
-        before = headers.getall("X-Forwarded-For", ())
+        before = headers.getall(hdrs.X_FORWARDED_FOR, ())
         if before:
             chain = f"{', '.join(before)}, {chain}"
         host = headers.get("X-Forwarded-Host", host)
@@ -184,11 +186,11 @@ def _about_the_client(exchange: Exchange, client_host: str) -> list[bytes]:
     ]
     if host:
         said.append(f"X-Forwarded-Host: {host}")
-    if "Forwarded" in headers:
+    if hdrs.FORWARDED in headers:
         # Only in reply to one, so that a forged one is replaced; X-Forwarded-* say the same to everybody else.
         node = f'"[{exchange.peer}]"' if ":" in exchange.peer else exchange.peer
         element = f'for={node};host="{client_host}";proto={exchange.scheme}'
-        earlier = headers.getall("Forwarded") if exchange.trusted_peer else []
+        earlier = headers.getall(hdrs.FORWARDED) if exchange.trusted_peer else []
         said.append(f"Forwarded: {', '.join([*earlier, element])}")
     return [line.encode("utf-8", "surrogateescape") for line in said]
 

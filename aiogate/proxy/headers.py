@@ -10,6 +10,7 @@ The tables are keyed by the name as it was sent, so that a header seen before co
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 __all__ = [
@@ -103,6 +104,7 @@ TO_CLIENT: Final = HeaderTable(lambda name: name not in _FRAMING and name != b"x
 """Upstream, or the chain, to client."""
 
 
+@lru_cache(maxsize=256)
 def nominated(connection: bytes) -> frozenset[bytes]:
     """The headers that a `Connection` header declares to be of this hop only, in lower case."""
     return frozenset(token.strip().lower() for token in connection.split(b",")) - {b"", b"close", b"keep-alive"}

@@ -32,7 +32,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import aiohttp.http_parser
+from aiohttp import hdrs
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_server import Server
@@ -288,6 +290,14 @@ class _Phase(enum.Enum):
     """The last response is on its way out."""
 
 
+# Names of our own: asking an enumeration for a member is a function call in Python 3.11.
+_HEAD: Final = _Phase.HEAD
+_WORK: Final = _Phase.WORK
+_SEND: Final = _Phase.SEND
+_IDLE: Final = _Phase.IDLE
+_LEAVING: Final = _Phase.LEAVING
+
+
 class ClientConnection(RequestHandler):
     """One connection from a client, and the one task that serves it."""
 
@@ -314,7 +324,7 @@ class ClientConnection(RequestHandler):
         self._body: ClientBody | None = None
         self._latest: StreamReader = EMPTY_PAYLOAD
         self._head_size = 0
-        self._phase = _Phase.HEAD
+        self._phase = _HEAD
         self._deadline = inf
         self._peer = ""
         self._trusted = False
@@ -342,9 +352,9 @@ class ClientConnection(RequestHandler):
 
     async def _next_message(self) -> None:
         if self._head_size:
-            self._enter(_Phase.HEAD, self._listener.options.client_header)
+            self._enter(_HEAD, self._listener.options.client_header)
         elif self._request_count:
-            self._enter(_Phase.IDLE, self._listener.options.keepalive)
+            self._enter(_IDLE, self._listener.options.keepalive)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -357,7 +367,7 @@ class ClientConnection(RequestHandler):
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
-        self._phase = _Phase.WORK
+        self._phase = _WORK
         self._deadline = inf
         return taken
 
@@ -399,7 +409,7 @@ class ClientConnection(RequestHandler):
         headers = message.headers
         client_ip = self._peer
         scheme = "https" if self._secure else "http"
-        if "X-Forwarded-For" in headers:
+        if hdrs.X_FORWARDED_FOR in headers:
             found = behind_proxies(headers, self._peer, listener.options.trusted_proxies)
             if isinstance(found, Problem):
                 return found
@@ -408,7 +418,7 @@ class ClientConnection(RequestHandler):
             scheme = told
         body: ClientBody | Any = NO_BODY
         if payload is not EMPTY_PAYLOAD:
-            promise = self._promise_body if "Expect" in headers and message.version == (1, 1) else None
+            promise = self._promise_body if hdrs.EXPECT in headers and message.version is HttpVersion11 else None
             body = self._body = ClientBody(payload, target.length, listener.options.client_body, promise)
         return Exchange(
             method=message.method,
@@ -422,7 +432,7 @@ class ClientConnection(RequestHandler):
             peer=self._peer,
             client_ip=client_ip,
             trusted_peer=self._trusted,
-            version_1_1=message.version == (1, 1),
+            version_1_1=message.version is HttpVersion11,
             request_id=request_id,
             started=listener.clock.monotonic(),
             policies=table.policies,
@@ -474,7 +484,7 @@ class ClientConnection(RequestHandler):
         """Write a response. Whether the connection can go on: the next message begins where this one ended."""
         body = response.body
         try:
-            version_1_1 = message.version == (1, 1)
+            version_1_1 = message.version is HttpVersion11
             try:
                 pairs = response.wire_headers()
                 framing = framing_of(response.status, pairs, body, message.method, version_1_1=version_1_1)
@@ -534,9 +544,9 @@ class ClientConnection(RequestHandler):
 
     async def drain(self) -> None:
         if self._paused:
-            self._enter(_Phase.SEND, self._listener.options.send_stall)
+            self._enter(_SEND, self._listener.options.send_stall)
             await self._drain_helper()
-            self._phase = _Phase.WORK
+            self._phase = _WORK
             self._deadline = inf
         if self.transport is None:
             raise ConnectionResetError("the client is gone")
@@ -550,11 +560,11 @@ class ClientConnection(RequestHandler):
         if transport is None:
             return
         if lingering and transport.can_write_eof():
-            self._enter(_Phase.LEAVING, _LINGER)
+            self._enter(_LEAVING, _LINGER)
             transport.write_eof()
             self._resume_transport_reading()
         else:
-            self._enter(_Phase.LEAVING, self._listener.options.send_stall)
+            self._enter(_LEAVING, self._listener.options.send_stall)
             transport.close()
 
     def _reset(self) -> None:
@@ -570,7 +580,7 @@ class ClientConnection(RequestHandler):
         """End the connection now, and the request with it."""
         self._close = True
         if self.transport is not None:
-            if self._phase is _Phase.IDLE:
+            if self._phase is _IDLE:
                 self.transport.close()
             else:
                 self.transport.abort()
@@ -578,7 +588,7 @@ class ClientConnection(RequestHandler):
     @property
     def busy(self) -> bool:
         """Whether a request is in progress."""
-        return self._phase in (_Phase.WORK, _Phase.SEND)
+        return self._phase in (_WORK, _SEND)
 
     # Deadlines
 
@@ -592,9 +602,9 @@ class ClientConnection(RequestHandler):
         if now < self._deadline:
             return
         self._deadline = inf
-        if self._phase is _Phase.HEAD and self._head_size:
+        if self._phase is _HEAD and self._head_size:
             self._interject(HeadTimeout("the head did not arrive in time"))
-        elif self._phase is _Phase.SEND:
+        elif self._phase is _SEND:
             self._reset()
         else:
             self.cut()
@@ -622,7 +632,7 @@ class ClientConnection(RequestHandler):
         self._peer = normal_address(str(peername[0])) if isinstance(peername, tuple) else ""
         self._trusted = is_trusted(self._peer, options.trusted_proxies)
         self._secure = transport.get_extra_info("ssl_object") is not None
-        self._enter(_Phase.HEAD, options.client_header)
+        self._enter(_HEAD, options.client_header)
         self._clients.arrived(self)
         super().connection_made(transport)
         task = self._task_handler
@@ -651,7 +661,7 @@ class ClientConnection(RequestHandler):
         elif self._latest.is_eof() and not self._upgraded and data:
             # A head in pieces: bounded in size, and in time from its first byte on.
             if not self._head_size and self._waiter is not None:
-                self._enter(_Phase.HEAD, self._listener.options.client_header)
+                self._enter(_HEAD, self._listener.options.client_header)
             self._head_size += len(data)
             if self._head_size > self._listener.options.header_bytes + _REQUEST_LINE:
                 self._interject(HeadTooLarge("the head is too large"))

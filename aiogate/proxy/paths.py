@@ -1,8 +1,8 @@
 """One spelling per path, used by the matcher and by the forwarder alike.
 
 A gateway that decides on one spelling and forwards another can be walked around (`/api/public/..%2fsecret`). So a
-target is brought into its canonical form once, before anything looks at it, and the very same bytes go upstream: slashes
-are merged, unreserved characters decoded, other escapes upper-cased, characters that have no place in a path escaped.
+target is brought into its canonical form once, before anything looks at it, and the very same bytes go upstream:
+slashes are merged, unreserved characters decoded, other escapes upper-cased, and what has no place in a path escaped.
 
 What has two readings is refused, never guessed at: dot segments (with path parameters or escapes too), escaped slashes
 and backslashes, control characters, broken escapes, bytes that are not UTF-8, fragments. `canonical` is idempotent.

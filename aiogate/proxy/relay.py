@@ -85,9 +85,13 @@ def response_head(
 
     Raises ValueError when a header holds what would split the response.
     """
-    lines = [b"%b: %b\r\n" % pair for pair in pairs if TO_CLIENT[pair[0]]]
+    lines = []
+    dated = False
+    for name, value in pairs:
+        if TO_CLIENT[name]:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            dated = dated or name in _DATE
     status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
-    dated = any(pair[0] in _DATE for pair in pairs)
     head = b"".join(
         [
             status_line,

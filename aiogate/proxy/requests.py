@@ -12,8 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from aiohttp import hdrs
 from aiohttp.http_exceptions import BadStatusLine, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from multidict import CIMultiDictProxy
 
 from aiogate.errors import PROBLEMS, Problem
@@ -58,18 +60,18 @@ def examine(message: RawRequestMessage, header_limit: int) -> Target | Problem:
     if method in ("TRACE", "CONNECT"):
         return PROBLEMS["method_not_allowed"].with_header("Allow", "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT")
     version = message.version
-    if version != (1, 1) and version != (1, 0):
+    if version is not HttpVersion11 and version is not HttpVersion10:
         return PROBLEMS["http_version"].because(f"HTTP/{version.major}.{version.minor}")
     if sum([len(name) + len(value) + 4 for name, value in message.raw_headers]) > header_limit:
         return PROBLEMS["headers_too_large"].because(f"more than {header_limit} bytes of headers")
-    if len(headers.getall("Authorization", ())) > 1:
+    if len(headers.getall(hdrs.AUTHORIZATION, ())) > 1:
         return PROBLEMS["auth_ambiguous"].because("more than one Authorization header")
     length = _body_length(message)
     if isinstance(length, Problem):
         return length
-    if "Expect" in headers and headers["Expect"].lower() != "100-continue":
+    if hdrs.EXPECT in headers and headers[hdrs.EXPECT].lower() != "100-continue":
         return PROBLEMS["expectation_failed"].because(f"Expect: {headers['Expect']}")
-    sent_host = headers.get("Host")
+    sent_host = headers.get(hdrs.HOST)
     host = "" if sent_host is None else host_name(sent_host)
     if host is None:
         return _bad(f"not a host: {sent_host!r}")
@@ -85,14 +87,14 @@ def examine(message: RawRequestMessage, header_limit: int) -> Target | Problem:
 
 def _body_length(message: RawRequestMessage) -> int | None | Problem:
     headers = message.headers
-    coding = headers.get("Transfer-Encoding")
+    coding = headers.get(hdrs.TRANSFER_ENCODING)
     if coding is not None:
-        if message.version != (1, 1):
+        if message.version is not HttpVersion11:
             return _bad("Transfer-Encoding before HTTP/1.1")
         if coding.lower() != "chunked":
             return PROBLEMS["not_implemented"].because(f"Transfer-Encoding: {coding}")
         return None
-    announced = headers.get("Content-Length")
+    announced = headers.get(hdrs.CONTENT_LENGTH)
     if announced is None:
         return 0
     if not (announced.isascii() and announced.isdigit()) or int(announced) > _LARGEST_LENGTH:
@@ -140,7 +142,7 @@ def behind_proxies(headers: CIMultiDictProxy[str], peer: str, trusted: Sequence[
 
     An entry that is no address ends the walk: whoever stands right of it is the last that somebody trusted vouched for.
     """
-    hops = [hop.strip() for line in headers.getall("X-Forwarded-For", ()) for hop in line.split(",")]
+    hops = [hop.strip() for line in headers.getall(hdrs.X_FORWARDED_FOR, ()) for hop in line.split(",")]
     if len(hops) > _MOST_HOPS:
         return _bad(f"{len(hops)} entries in X-Forwarded-For")
     client = peer

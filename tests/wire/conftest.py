@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -344,9 +345,9 @@ class Wire:
     def __init__(self, stack: contextlib.AsyncExitStack) -> None:
         self.stack = stack
 
-    async def upstream(self, upstream: Upstream | None = None, port: int = 0) -> Upstream:
-        upstream = upstream or Upstream()
-        server = await asyncio.start_server(upstream.accept, "127.0.0.1", port)
+    async def upstream(self, *, tls: ssl.SSLContext | None = None) -> Upstream:
+        upstream = Upstream()
+        server = await asyncio.start_server(upstream.accept, "127.0.0.1", 0, ssl=tls)
         upstream.port = server.sockets[0].getsockname()[1]
         self.stack.push_async_callback(upstream.stop)
         self.stack.callback(server.close)
@@ -360,11 +361,12 @@ class Wire:
         response_timeout: float = 30.0,
         idle_timeout: float = 60.0,
         port: int | None = None,
+        origin: Origin | None = None,
         **upstream_options: Any,
     ) -> Gate:
         upstream = await self.upstream()
         pools = UpstreamPools()
-        leased = pools.lease(Origin("http", "127.0.0.1", port or upstream.port), pool or PoolOptions())
+        leased = pools.lease(origin or Origin("http", "127.0.0.1", port or upstream.port), pool or PoolOptions())
         api = Api(
             "/api/",
             CompiledUpstream(
