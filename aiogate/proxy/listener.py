@@ -76,11 +76,6 @@ _RESET: Final = struct.pack("ii", 1, 0)
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_TOO_MANY: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 59\r\n"
-    b"Retry-After: 1\r\nConnection: close\r\n\r\n"
-    b'{"error":"The gateway is overloaded","code":"overloaded"}  '
-)
 
 
 class RuntimeUnfit(Exception):
@@ -520,7 +515,11 @@ class ClientConnection(RequestHandler):
 
     def _refuse_unparsed(self, error: BaseException) -> None:
         """Answer what is not a request, and leave."""
-        problem = parse_problem(error)
+        self.write(self._refusal(parse_problem(error)))
+        self._leave(lingering=True)
+
+    def _refusal(self, problem: Problem) -> bytes:
+        """A whole last response, for what is not a request."""
         request_id = self._listener.next_request_id()
         table = self._listener.current.table
         response = self._refuse(problem, _NOT_PARSED, request_id, "listener", table)
@@ -528,8 +527,7 @@ class ClientConnection(RequestHandler):
         pairs = response.wire_headers()
         framing = framing_of(response.status, pairs, response.body, "GET", version_1_1=True)
         head = response_head(response.status, pairs, framing, request_id, self._listener.date_line, _CLOSE)
-        self.write(head + response.body)
-        self._leave(lingering=True)
+        return head + response.body
 
     def _promise_body(self) -> None:
         if self.transport is not None:
@@ -624,12 +622,12 @@ class ClientConnection(RequestHandler):
         if self._clients.count >= options.connections:
             self._manager = None
             self._close = True
-            transport.write(_TOO_MANY)
+            self._peer = _address(transport)
+            transport.write(self._refusal(PROBLEMS["overloaded"].because(f"{options.connections} clients")))
             transport.close()
             return
         transport.set_write_buffer_limits(high=_WRITE_AHEAD)
-        peername = transport.get_extra_info("peername")
-        self._peer = normal_address(str(peername[0])) if isinstance(peername, tuple) else ""
+        self._peer = _address(transport)
         self._trusted = is_trusted(self._peer, options.trusted_proxies)
         self._secure = transport.get_extra_info("ssl_object") is not None
         self._enter(_HEAD, options.client_header)
@@ -677,6 +675,11 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
         if task is None or task.done():
             self._clients.left(self)
+
+
+def _address(transport: asyncio.Transport) -> str:
+    peername = transport.get_extra_info("peername")
+    return normal_address(str(peername[0])) if isinstance(peername, tuple) else ""
 
 
 _REQUEST_LINE: Final = 8190

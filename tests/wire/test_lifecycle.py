@@ -125,6 +125,7 @@ async def test_connections_over_the_limit_are_turned_away(wire, until):
     first, second, third = [await gate.client() for _ in range(3)]
     reply = await third.reply()
     assert (reply.status, reply.code, reply["Connection"]) == (503, "overloaded", "close")
+    assert [decision.request_id for decision in gate.decisions] == [reply["X-Request-Id"]]
     assert await third.rest() == b""
     assert (await first.ask(GET)).status == 200
     await second.close()
