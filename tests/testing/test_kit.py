@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import aiogate
 import aiogate.testing
 from aiogate import PROBLEMS, Bucket, Exchange, Middleware, MiddlewareKind, Model, Problem, Response, Session, Stage
 from aiogate.builtin import key, rate_limit
@@ -121,12 +122,18 @@ def test_every_name_is_there() -> None:
         aiogate.testing.nothing  # noqa: B018
 
 
+def test_every_public_name_of_the_package_is_there() -> None:
+    assert [name for name in aiogate.__all__ if not hasattr(aiogate, name)] == []
+    with pytest.raises(AttributeError, match="nothing"):
+        aiogate.nothing  # noqa: B018
+
+
 def test_a_foreign_test_suite_does_not_notice_us(tmp_path: Path) -> None:
     """Strict, with warnings as errors, without pytest-asyncio: pytest runs, and the gateway's rooms stay unloaded."""
     (tmp_path / "test_foreign.py").write_text(
         "import sys\n\n\ndef test_foreign():\n"
         "    assert 'aiogate.testing.pytest_plugin' in sys.modules\n"
-        "    rooms = ('aiogate.runtime', 'aiogate.proxy', 'aiogate.control', 'aiohttp')\n"
+        "    rooms = ('aiogate.runtime', 'aiogate.chain', 'aiogate.config', 'aiohttp', 'pydantic')\n"
         "    assert [name for name in sys.modules if name.startswith(rooms)] == []\n"
     )
     plugins = ("-p", "aiogate", "-W", "error", "--strict-config", "--strict-markers", "-p", "no:cacheprovider")
