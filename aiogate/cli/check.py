@@ -6,7 +6,6 @@ always loaded; paths only choose which project that is, and whose mistakes are t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -137,6 +136,8 @@ def _by_project(paths: Sequence[Path], configured: Project) -> Mapping[Project, 
 
 
 def _load(project: Project) -> Verdict:
+    import asyncio
+
     from aiogate.runtime.assembly import check as load
 
     try:

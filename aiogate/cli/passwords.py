@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import click
@@ -36,6 +35,8 @@ def read_password(from_stdin: bool) -> str:
 @as_json
 def hash_password(cost: int, as_json: bool) -> None:
     """Print the bcrypt hash of a password, which is typed twice and not shown, or read from a pipe."""
+    import asyncio
+
     from aiogate.clock import SystemClock
     from aiogate.credentials.passwords import Passwords
 

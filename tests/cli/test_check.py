@@ -1,0 +1,146 @@
+"""`aiogate check`: every mistake at its place, by exit code, text and JSON; and which files are asked about."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from aiogate.testing.gateway import write_files
+from tests.cli.site import typed
+
+BROKEN = Path(__file__).parent.parent / "broken"
+HELLO = "listen: /hello/\nauth: none\nplugins: [{mock: {body: hi}}]\n"
+MISTAKEN = "listen: /oops/\nauth: none\nupsteam: http://127.0.0.1:9/\n"
+PLUGIN = '"""A plugin that cannot be loaded."""\nimport nothing_of_this_name\n'
+
+
+def cases() -> list[Path]:
+    return sorted(case for case in BROKEN.iterdir() if (case / "expected").is_file())
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_every_known_mistake_is_told_and_ends_with_1(case: Path) -> None:
+    report = json.loads(typed(case, "check", "--json", code=1).stdout)
+    told = {f"{one['file']}:{one['line']}:{one['column']} {one['code']}" for one in report["diagnostics"]}
+    # `expected` lists what reading gives; a plugin may have more to say about the same files.
+    assert told >= set((case / "expected").read_text().splitlines())
+    assert report["ok"] is False
+    assert (report["apis"], report["policies"], report["plugins"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_text_has_a_line_for_each_and_a_sum(case: Path) -> None:
+    lines = typed(case, "check", code=1).stdout.splitlines()
+    report = json.loads(typed(case, "check", "--format", "json", code=1).stdout)
+    assert len(lines) == len(report["diagnostics"]) + 1
+    assert all(re.match(r".+:\d+:\d+: .+", line) for line in lines[:-1])
+    assert re.fullmatch(r"\d+ problems? in \d+ files?", lines[-1])
+
+
+def test_a_whole_project(tmp_path: Path) -> None:
+    write_files(tmp_path, {"apis.d/hello.yaml": HELLO, "policies.d/gold.yaml": "id: gold\naccess: {hello: {}}\n"})
+    out = typed(tmp_path, "check").stdout
+    assert re.fullmatch(r"all well: 1 API, 1 policy, \d+ plugins\n", out)
+    report = json.loads(typed(tmp_path, "check", "--json").stdout)
+    assert (report["ok"], report["diagnostics"], report["apis"], report["policies"]) == (True, [], 1, 1)
+
+
+def test_nothing_is_made(tmp_path: Path) -> None:
+    write_files(tmp_path, {"apis.d/hello.yaml": HELLO})
+    typed(tmp_path, "check")
+    assert [path.name for path in tmp_path.iterdir()] == ["apis.d"]
+
+
+def test_an_empty_folder_says_how_to_begin(tmp_path: Path) -> None:
+    out = typed(tmp_path, "check", code=1).stdout
+    assert out.startswith("apis.d:0:0: there is no such folder (make it and put a file such as `hello.yaml` into it")
+    assert out.endswith("\n1 problem in 1 file\n")
+
+
+def test_a_hint_follows_in_parentheses(tmp_path: Path) -> None:
+    write_files(tmp_path, {"apis.d/oops.yaml": MISTAKEN})
+    out = typed(tmp_path, "check", code=1).stdout
+    assert "apis.d/oops.yaml:3:1: `upsteam` is not a known key (did you mean `upstream`?)\n" in out
+
+
+def test_a_warning_is_told_and_refuses_nothing(tmp_path: Path) -> None:
+    write_files(tmp_path, {"apis.d/hello.yaml": HELLO, "apis.d/old.json": "{}"})
+    out = typed(tmp_path, "check").stdout
+    assert out.startswith("apis.d/old.json:0:0: warning: is not read")
+    assert out.endswith("1 warning\n")
+
+
+# what a path means
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A good definition, a bad one, a bad plugin."""
+    write_files(
+        tmp_path, {"apis.d/hello.yaml": HELLO, "apis.d/oops.yaml": MISTAKEN, "plugins/lost.py": PLUGIN},
+    )  # fmt: skip
+    return tmp_path
+
+
+def files_told(report: str) -> set[str]:
+    return {one["file"] for one in json.loads(report)["diagnostics"]}
+
+
+def test_a_file_has_only_its_own_problems_told(mixed: Path) -> None:
+    assert files_told(typed(mixed, "check", "--json", code=1).stdout) == {"apis.d/oops.yaml", "plugins/lost.py"}
+    assert files_told(typed(mixed, "check", "apis.d/oops.yaml", "--json", code=1).stdout) == {"apis.d/oops.yaml"}
+    assert files_told(typed(mixed, "check", "plugins/lost.py", "--json", code=1).stdout) == {"plugins/lost.py"}
+    out = typed(mixed, "check", "apis.d/hello.yaml").stdout
+    assert re.fullmatch(r"all well: apis.d/hello.yaml; \d+ problems in other files\n", out)
+
+
+def test_a_folder_of_the_project_has_only_its_own_problems_told(mixed: Path) -> None:
+    assert files_told(typed(mixed, "check", "apis.d", "--json", code=1).stdout) == {"apis.d/oops.yaml"}
+    both = typed(mixed, "check", "apis.d/hello.yaml", "plugins", "apis.d/oops.yaml", "--json", code=1).stdout
+    assert files_told(both) == {"apis.d/oops.yaml", "plugins/lost.py"}
+
+
+def test_a_project_elsewhere_and_a_file_in_it(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    away = tmp_path_factory.mktemp("away")
+    whole = typed(away, "check", str(mixed), "--json", code=1).stdout
+    assert files_told(whole) == {str(mixed / "apis.d/oops.yaml"), str(mixed / "plugins/lost.py")}
+    one = typed(away, "check", str(mixed / "apis.d" / "oops.yaml"), "--json", code=1).stdout
+    assert files_told(one) == {str(mixed / "apis.d/oops.yaml")}
+    below = typed(mixed.parent, "check", mixed.name, "--json", code=1).stdout
+    assert f"{mixed.name}/apis.d/oops.yaml" in files_told(below)
+
+
+def test_settings_of_a_project_elsewhere_say_where_its_folders_are(tmp_path: Path) -> None:
+    write_files(tmp_path, {"site/aiogate.yaml": "apis: conf\n", "site/conf/oops.yaml": MISTAKEN})
+    assert files_told(typed(tmp_path, "check", "site", "--json", code=1).stdout) == {"site/conf/oops.yaml"}
+    named = typed(tmp_path, "check", "-c", "site/aiogate.yaml", "--json", code=1).stdout
+    assert files_told(named) == {"site/conf/oops.yaml"}
+
+
+def test_flags_are_relative_to_where_they_are_typed(tmp_path: Path) -> None:
+    write_files(tmp_path, {"site/aiogate.yaml": "workers: 1\n", "mine/oops.yaml": MISTAKEN})
+    told = typed(tmp_path, "check", "-c", "site/aiogate.yaml", "--apis", "mine", "--json", code=1).stdout
+    assert files_told(told) == {"mine/oops.yaml"}
+
+
+def test_a_folder_of_yaml_without_a_project_is_a_folder_of_definitions(tmp_path: Path) -> None:
+    write_files(tmp_path, {"drafts/oops.yaml": MISTAKEN, "drafts/hello.yaml": HELLO})
+    assert files_told(typed(tmp_path, "check", "drafts", "--json", code=1).stdout) == {"drafts/oops.yaml"}
+    assert files_told(typed(tmp_path, "check", "drafts/oops.yaml", "--json", code=1).stdout) == {"drafts/oops.yaml"}
+    assert typed(tmp_path, "check", "drafts/hello.yaml").stdout.startswith("all well: drafts/hello.yaml; ")
+
+
+def test_mistaken_settings_are_told_whatever_was_asked(tmp_path: Path) -> None:
+    write_files(tmp_path, {"aiogate.yaml": "wrokers: 1\n", "apis.d/hello.yaml": HELLO})
+    for arguments in ([], ["apis.d/hello.yaml"], ["aiogate.yaml"], ["."]):
+        assert files_told(typed(tmp_path, "check", *arguments, "--json", code=1).stdout) == {"aiogate.yaml"}
+
+
+def test_a_file_that_a_gateway_passes_over_is_not_called_well_in_silence(tmp_path: Path) -> None:
+    write_files(tmp_path, {"apis.d/hello.yaml": HELLO, "apis.d/_draft.yaml": MISTAKEN, "notes.txt": "x"})
+    out = typed(tmp_path, "check", "apis.d/_draft.yaml").stdout
+    assert out.startswith("apis.d/_draft.yaml:0:0: warning: is left alone (its name begins with _)\n")
+    assert "not a file that the gateway would read" in typed(tmp_path, "check", "notes.txt", code=2).stderr
