@@ -33,9 +33,11 @@ def build(config: Config, context: BuildContext) -> Middleware:
         began = clock.monotonic()
         answer = await forward(exchange, upstream)
         assert exchange.api is not None
-        vitals = exchange.api.vitals
-        vitals.upstream_calls += 1
-        vitals.upstream_seconds += clock.monotonic() - began
+        counts = exchange.api.counts
+        exchange.upstream_seconds = seconds = clock.monotonic() - began
+        counts.asked_upstream(seconds)
+        if isinstance(answer, Problem):
+            counts.upstream_failed(answer.code)
         return answer
 
     return Middleware(on_request=send, close=lambda: pools.release(pool))

@@ -100,31 +100,8 @@ class Lease:
             close()
 
 
-class Vitals:
-    """Counts of an API since it was compiled, for `/tyk/health`. They only grow."""
-
-    __slots__ = ("key_failures", "quota_refused", "rate_refused", "requests", "upstream_calls", "upstream_seconds")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.rate_refused = 0
-        self.quota_refused = 0
-        self.key_failures = 0
-        self.upstream_calls = 0
-        self.upstream_seconds = 0.0
-
-    def refused(self, code: str) -> None:
-        """Count a refusal by its code."""
-        if code in ("rate_limited", "api_rate_limited"):
-            self.rate_refused += 1
-        elif code == "quota_exceeded":
-            self.quota_refused += 1
-        elif code in ("auth_failed", "key_unknown"):
-            self.key_failures += 1
-
-
 class CompiledApi:
-    """One API as it is served: immutable, but for its running requests (`lease`) and its counts (`vitals`)."""
+    """One API as it is served: immutable, but for its running requests (`lease`) and its counts (`counts`)."""
 
     __slots__ = (
         "_choose",
@@ -132,6 +109,8 @@ class CompiledApi:
         "chains",
         "clock",
         "closers",
+        "counts",
+        "credential_query",
         "definition",
         "events",
         "fingerprint",
@@ -141,7 +120,6 @@ class CompiledApi:
         "listen_path",
         "org",
         "undecided",
-        "vitals",
     )
 
     def __init__(
@@ -156,13 +134,14 @@ class CompiledApi:
         self.clock: Clock = services.clock
         self.events: EventBus = services.events
         self.lease = Lease()
-        self.vitals = Vitals()
+        self.counts = services.metrics.of(definition.id)
         self._record = record
         self._choose = versions.chooser(definition.versions) if definition.versions is not None else None
         # Filled once by the compiler, which needs the API for its chains; never changed afterwards.
         self.chains: Mapping[str, Chain] = {}
         self.undecided: Chain | None = None
         self.closers: tuple[Callable[[], None], ...] = ()
+        self.credential_query: frozenset[str] = frozenset()
 
     def select(self, exchange: Exchange) -> Chain:
         """The chain for this request. Sets `api`, `tail` and `version` of the exchange; never fails."""
@@ -267,6 +246,7 @@ class _Builder(_Entries):
         self.services = services
         self.quota_status = quota_status
         self.closers: list[Callable[[], None]] = []
+        self.credential_query: set[str] = set()
         self.core_position = definition.source.locate(())
 
     def build(self, api: CompiledApi) -> None:
@@ -291,6 +271,7 @@ class _Builder(_Entries):
             refuse = Step("versions", Stage.VERSION, CORE, self.at("versions"), on_request=versions.refusal_step())
             api.undecided = freeze(api, "", [*entry, refuse])
         api.closers = tuple(self.closers)
+        api.credential_query = frozenset(self.credential_query)
 
     def check_answers(self, kinds: Iterable[LoadedKind]) -> None:
         definition = self.definition
@@ -379,6 +360,7 @@ class _Builder(_Entries):
                 continue
             if authenticator.close is not None:
                 self.closers.append(authenticator.close)
+            self.credential_query.update(authenticator.credential_query)
             built.append(authenticator)
         if len(built) != len(methods):
             return

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiogate.errors import Position, Problem
+from aiogate.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from aiogate.chain.exchange import Exchange, Response
@@ -66,6 +67,7 @@ class Services:
     passwords: Passwords
     events: EventBus
     upstreams: UpstreamPools
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True, slots=True)

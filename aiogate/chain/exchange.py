@@ -203,8 +203,9 @@ class Exchange:
     begins with `/`).
 
     Left by steps: `session` and its `grant` at this API, `credential_kind`, `upstream_path` (None: derived from
-    `tail`), `upstream_query`, `upstream_headers`, `problem`, and `state`, where a plugin keeps what belongs to this
-    request under its own name.
+    `tail`), `upstream_query`, `upstream_headers`, `upstream_seconds` (until the head of the response; None: the
+    upstream was not asked), `problem`, and `state`, where a plugin keeps what belongs to this request under its own
+    name.
     """
 
     __slots__ = (
@@ -234,6 +235,7 @@ class Exchange:
         "trusted_peer",
         "upstream_path",
         "upstream_query",
+        "upstream_seconds",
         "version",
         "version_1_1",
         "version_problem",
@@ -284,6 +286,7 @@ class Exchange:
         self.credential_kind = ""
         self.upstream_path: str | None = None
         self.upstream_query: str | None = None
+        self.upstream_seconds: float | None = None
         self.problem: Problem | None = None
         self.quota_shown: tuple[int, int, int] | None = None
         self._upstream_headers: HeaderEdits | None = None

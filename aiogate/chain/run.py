@@ -32,7 +32,6 @@ async def answer(chain: Chain, exchange: Exchange) -> Response:
     """
     outcome: Problem | Response | None = None
     index = 0
-    chain.api.vitals.requests += 1
     try:
         for index, call in chain.calls:  # noqa: B007  (who spoke is asked after the loop)
             spoken = call(exchange)
@@ -87,7 +86,7 @@ def _refuse(problem: Problem, chain: Chain, index: int, exchange: Exchange) -> R
     api = chain.api
     decision = decision_of(problem, api, chain.steps[index], exchange)
     api.record(decision)
-    api.vitals.refused(problem.code)
+    api.counts.refused(problem.code)
     if problem.event and api.events.wanted(problem.event):
         details = {"path": exchange.path, "reason": problem.detail}
         api.events.publish(

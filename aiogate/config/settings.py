@@ -155,6 +155,8 @@ class Control(Model):
     """Its own address, or `same` for the gateway's."""
     secret: Annotated[str | None, BeforeValidator(_parse_secret)] = Field(default=None, repr=False)
     """What authorises control calls; None: made at the first start and kept in `<state>/control.secret`."""
+    metrics: Literal["open", "secret"] = "open"
+    """Who may read `/metrics`: whoever reaches the port, or has the secret. With `listen: same` the latter."""
 
 
 class Timeouts(Model):

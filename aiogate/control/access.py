@@ -1,6 +1,7 @@
 """Who may talk to the control port.
 
-`/tyk` knows one shared secret, `/api` the access keys of dashboard users; `/hello` and `/ready` are open. Secrets are
+`/tyk` knows one shared secret, `/api` the access keys of dashboard users; `/hello` and `/ready` are open, and so is
+`/metrics` unless the settings close it. Secrets are
 compared as bytes in constant time, so that a header that is not ASCII is simply wrong.
 """
 
@@ -9,14 +10,17 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection
 from hmac import compare_digest
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
 from aiogate.control.operations.gateway import ControlledGateway, DashboardUser
 from aiogate.errors import Rejected
 
-__all__ = ["GATEWAY_REFUSED", "HostCheck", "dashboard_user", "has_secret"]
+if TYPE_CHECKING:
+    from aiogate.config.settings import Settings
+
+__all__ = ["GATEWAY_REFUSED", "HostCheck", "dashboard_user", "has_secret", "metrics_closed"]
 
 GATEWAY_REFUSED: Final = "Attempted administrative access with invalid or missing key!"
 _BEARER: Final = "bearer "
@@ -31,6 +35,11 @@ def has_secret(request: web.Request, secret: str) -> bool:
             return False
         presented = authorization[len(_BEARER) :]
     return bool(secret) and compare_digest(_bytes(presented.strip()), _bytes(secret))
+
+
+def metrics_closed(settings: Settings) -> bool:
+    """Whether `/metrics` asks for the secret: where the settings say so, and on the port that strangers reach."""
+    return settings.control.metrics == "secret" or settings.control.listen == "same"
 
 
 def _bytes(text: str) -> bytes:

@@ -41,6 +41,7 @@ from aiohttp.web_server import Server
 
 from aiogate.chain.exchange import BodyBroken, Exchange, Response, problem_response
 from aiogate.errors import PROBLEMS, Problem
+from aiogate.proxy.account import Account
 from aiogate.proxy.body import NO_BODY, ClientBody
 from aiogate.proxy.relay import Truncated, framing_of, relay, response_head
 from aiogate.proxy.requests import (
@@ -57,6 +58,7 @@ from aiogate.proxy.requests import (
 )
 from aiogate.proxy.sweeper import Sweeper
 from aiogate.telemetry.decisions import Decision
+from aiogate.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from aiogate.chain.compile import Chain
@@ -120,6 +122,7 @@ class Listener:
 
     `answer` runs a chain. `decide` gets the record of each refusal that no chain saw. `hello` answers `/hello` with a
     status and a JSON body unless an API listens there. `pools` are swept for deadlines along with the clients.
+    `account` hears of every request that has ended.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Listener:
         hello: Callable[[], tuple[int, bytes]],
         pools: UpstreamPools,
         options: ListenerOptions | None = None,
+        account: Account | None = None,
     ) -> None:
         self.current = current
         self.answer = answer
@@ -139,6 +143,7 @@ class Listener:
         self.decide = decide
         self.hello = hello
         self.options = options or ListenerOptions()
+        self.account = account or Account(Metrics(), clock)
         self.stopping = False
         self.date_line = b""
         self._date_second = 0
@@ -146,7 +151,7 @@ class Listener:
         self._id_count = 0
         self._clients: _Clients | None = None
         self._servers: list[asyncio.Server] = []
-        self._sweeper = Sweeper(self._sweep, pools.sweep)
+        self._sweeper = Sweeper(self._sweep, pools.sweep, self.account.sweep)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -297,15 +302,21 @@ class ClientConnection(RequestHandler):
     """One connection from a client, and the one task that serves it."""
 
     __slots__ = (
+        "_began",
         "_body",
         "_clients",
+        "_code",
         "_deadline",
+        "_exchanged",
         "_head_size",
         "_latest",
         "_listener",
         "_peer",
         "_phase",
+        "_request_id",
         "_secure",
+        "_sent",
+        "_status",
         "_task",
         "_trusted",
     )
@@ -324,6 +335,12 @@ class ClientConnection(RequestHandler):
         self._peer = ""
         self._trusted = False
         self._secure = False
+        self._began = 0.0
+        self._request_id = ""
+        self._exchanged: Exchange | None = None
+        self._status = 0
+        self._sent = 0
+        self._code = ""
 
     # The loop of the connection
 
@@ -337,7 +354,16 @@ class ClientConnection(RequestHandler):
                 if isinstance(message, _ErrInfo):
                     self._refuse_unparsed(message.exc)
                     break
-                staying = await self._serve(message, payload)
+                self._began = self._listener.clock.monotonic()
+                self._status = 0
+                self._code = ""
+                try:
+                    staying = await self._serve(message, payload)
+                except Truncated:
+                    self._code = "truncated"
+                    raise
+                finally:
+                    self._account(message, payload.total_bytes)
         except asyncio.CancelledError:
             self.cut()
             raise
@@ -372,7 +398,7 @@ class ClientConnection(RequestHandler):
         """Answer one request. Whether the connection goes on."""
         listener = self._listener
         table = listener.current.table
-        request_id = listener.next_request_id()
+        self._request_id = request_id = listener.next_request_id()
         target = examine(message, listener.options.header_bytes)
         if isinstance(target, Problem):
             response = self._refuse(target, message, request_id, "listener", table)
@@ -389,6 +415,7 @@ class ClientConnection(RequestHandler):
         lease.active += 1
         try:
             exchange.api = api
+            self._exchanged = exchange
             response = await listener.answer(api.select(exchange), exchange)
             return await self._respond(response, message, payload, request_id)
         finally:
@@ -429,7 +456,7 @@ class ClientConnection(RequestHandler):
             trusted_peer=self._trusted,
             version_1_1=message.version is HttpVersion11,
             request_id=request_id,
-            started=listener.clock.monotonic(),
+            started=self._began,
             policies=table.policies,
             generation=table.generation,
         )
@@ -450,6 +477,7 @@ class ClientConnection(RequestHandler):
     ) -> Response:
         """Record and render a refusal that no chain saw."""
         path = message.path.partition("?")[0][:2048].encode("utf-8", "backslashreplace").decode()
+        self._code = problem.code
         self._listener.decide(
             Decision(
                 request_id=request_id,
@@ -497,6 +525,8 @@ class ClientConnection(RequestHandler):
                 problem = PROBLEMS["internal_error"].because(f"the response cannot be sent: {error}")
                 refused = self._refuse(problem, message, request_id, "listener", self._listener.current.table)
                 return await self._respond(refused, message, payload, request_id, keep=False)
+            self._status = response.status
+            self._sent = -len(head)
             if isinstance(body, bytes):
                 self.write(head if framing.bodiless else head + body)
                 if self._paused:
@@ -520,14 +550,26 @@ class ClientConnection(RequestHandler):
 
     def _refusal(self, problem: Problem) -> bytes:
         """A whole last response, for what is not a request."""
-        request_id = self._listener.next_request_id()
+        self._began = self._listener.clock.monotonic()
+        self._request_id = request_id = self._listener.next_request_id()
         table = self._listener.current.table
         response = self._refuse(problem, _NOT_PARSED, request_id, "listener", table)
         assert isinstance(response.body, bytes)
         pairs = response.wire_headers()
         framing = framing_of(response.status, pairs, response.body, "GET", version_1_1=True)
         head = response_head(response.status, pairs, framing, request_id, self._listener.date_line, _CLOSE)
+        self._status = response.status
+        self._sent = len(response.body)
+        self._account(_NOT_PARSED, 0)
         return head + response.body
+
+    def _account(self, message: RawRequestMessage, received: int) -> None:
+        """Report the request that has ended."""
+        exchange, self._exchanged = self._exchanged, None
+        self._listener.account.ended(
+            message, exchange, self._request_id, self._began, self._status, received, self._sent if self._status else 0,
+            self._code, self._peer,
+        )  # fmt: skip
 
     def _promise_body(self) -> None:
         if self.transport is not None:
@@ -538,6 +580,7 @@ class ClientConnection(RequestHandler):
     def write(self, data: bytes) -> None:
         if self.transport is None:
             raise ConnectionResetError("the client is gone")
+        self._sent += len(data)
         self.transport.write(data)
 
     async def drain(self) -> None:

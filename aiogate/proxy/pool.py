@@ -96,6 +96,11 @@ class Pool:
         """Connections that wait for a request."""
         return len(self._idle)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a connection."""
+        return len(self._waiters)
+
     def take_idle(self) -> UpstreamConnection | None:
         """A connection that is at hand, or None: then `connect`."""
         while self._idle:
@@ -278,6 +283,16 @@ class UpstreamPools:
             pools = list(self._pools.values())
         for pool in pools:
             pool.sweep(now)
+
+    def usage(self) -> list[tuple[str, tuple[int, int, int]]]:
+        """By origin: connections in use, idle connections, and requests that wait for one."""
+        with self._lock:
+            pools = list(self._pools.values())
+        found: dict[str, tuple[int, int, int]] = {}
+        for pool in pools:
+            active, idle, waiting = found.get(str(pool.origin), (0, 0, 0))
+            found[str(pool.origin)] = (active + pool.open - pool.idle, idle + pool.idle, waiting + pool.waiting)
+        return sorted(found.items())
 
     def close(self) -> None:
         """Keep no connection any longer: the process stops."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.paths import canonical
-from aiogate.runtime import views
+from aiogate.runtime import readings, views
 from aiogate.runtime.reload import Change, Generation, Loader, ReloadVerdict, difference, retire
+from aiogate.telemetry.metrics import exposition
 
 if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
@@ -138,6 +139,7 @@ class Gateway:
             changed=change,
         )
         self.last_reload = verdict
+        self.services.metrics.reloads["accepted" if verdict.ok else "refused"] += 1
         if verdict.ok:
             _log.info("reload by %s: generation %d serves, %s", reason, number, change)
         else:
@@ -211,6 +213,11 @@ class Gateway:
 
     def plugins_view(self) -> Sequence[views.PluginView]:
         return views.plugin_views(self.generation.board) if self.generation is not None else ()
+
+    def metrics(self, *, openmetrics: bool = False) -> Callable[[], str]:
+        """Makes the text that Prometheus reads; what is returned may be called in another thread."""
+        shown = readings.families(self)
+        return lambda: exposition(shown(), openmetrics=openmetrics)
 
     def api_counters(self, api: str) -> ApiHealth | None:
         """None: no such API."""

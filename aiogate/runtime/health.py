@@ -45,23 +45,20 @@ class HealthSampler:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._started = clock.monotonic()
-        self._spans: dict[str, tuple[CompiledApi, _Sample, _Sample]] = {}
+        self._spans: dict[str, tuple[_Sample, _Sample]] = {}
 
     def of(self, api: CompiledApi) -> ApiHealth:
         """The averages over the current span. A new span begins at the first question after `SHORTEST_SPAN`."""
-        vitals = api.vitals
+        counts = api.counts
         now = _Sample(
-            self._clock.monotonic(), vitals.requests, vitals.rate_refused, vitals.quota_refused,
-            vitals.key_failures, vitals.upstream_calls, vitals.upstream_seconds,
+            self._clock.monotonic(), counts.requests, counts.rate_refused, counts.quota_refused,
+            counts.key_failures, counts.upstream_calls, counts.upstream_seconds,
         )  # fmt: skip
         known = self._spans.get(api.id)
-        if known is None or known[0] is not api:
-            since = middle = _Sample(self._started)
-        else:
-            _, since, middle = known
+        since, middle = known or (_Sample(self._started), _Sample(self._started))
         if now.at - middle.at >= SHORTEST_SPAN:
             since, middle = middle, now
-        self._spans[api.id] = (api, since, middle)
+        self._spans[api.id] = (since, middle)
         return _averages(since, now)
 
 

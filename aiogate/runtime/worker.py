@@ -24,6 +24,7 @@ from aiogate.chain.run import answer
 from aiogate.clock import Clock
 from aiogate.config.settings import Address, Settings
 from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.proxy.account import Account
 from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
 from aiogate.runtime import same_port
 from aiogate.runtime.assembly import assemble
@@ -122,6 +123,7 @@ async def serving(
             hello=lambda: hello(gateway),
             pools=gateway.services.upstreams,
             options=listener_options(settings),
+            account=Account(gateway.services.metrics, gateway.clock),
         )
         control = web.AppRunner(doors(gateway), access_log=None, keepalive_timeout=75.0)
         await control.setup()

@@ -167,6 +167,9 @@ class Site:
     def plugins_view(self) -> Any:
         return [{"name": "basic"}]
 
+    def metrics(self, *, openmetrics: bool = False) -> Callable[[], str]:
+        return lambda: "# EOF\n" if openmetrics else "up 1\n"
+
     def api_counters(self, api: str) -> Health | None:
         return Health() if api in self.current.table.apis else None
 

@@ -25,6 +25,7 @@ from aiogate.proxy.listener import Listener, ListenerOptions
 from aiogate.proxy.pool import Origin, PoolOptions, UpstreamPools
 from aiogate.proxy.router import Current, RouteTable
 from aiogate.telemetry.decisions import Decision
+from aiogate.telemetry.metrics import Counts
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -261,6 +262,8 @@ class Api:
         self.host = host
         self.upstream = upstream
         self.lease = Lease()
+        self.counts = Counts()
+        self.credential_query: frozenset[str] = frozenset()
         self.seen: list[Exchange] = []
         self.before: Callable[[Exchange], Any] | None = None
 

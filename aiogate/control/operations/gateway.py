@@ -6,7 +6,7 @@ the views: frozen dataclasses that are shown as they are.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -178,6 +178,10 @@ class ControlledGateway(Protocol):
         ...
 
     def plugins_view(self) -> Any: ...
+
+    def metrics(self, *, openmetrics: bool = False) -> Callable[[], str]:
+        """Makes the text that Prometheus reads; what is returned may be called in another thread."""
+        ...
 
     def api_counters(self, api: str) -> ApiHealth | None:
         """None: no such API."""

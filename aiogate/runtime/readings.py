@@ -1,0 +1,88 @@
+"""What `/metrics` shows: the counts of requests, and what can be read off the process at the moment."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiogate.telemetry import metrics
+from aiogate.telemetry.metrics import Family, Sample
+
+if TYPE_CHECKING:
+    from aiogate.runtime.gateway import Gateway
+
+__all__ = ["families"]
+
+
+def families(gateway: Gateway) -> Callable[[], list[Family]]:
+    """Everything that is counted. The gauges are read now, the counts when the result is called.
+
+    Gauges belong to the event loop; the long part, which grows with the number of APIs, can do without it.
+    """
+    table = gateway.current.table
+    gauges = _gauges(gateway)
+    return lambda: [*metrics.families(gateway.services.metrics, table.apis), *gauges]
+
+
+def _gauges(gateway: Gateway) -> list[Family]:
+    table = gateway.current.table
+    last = gateway.last_reload
+    pools = gateway.services.upstreams.usage()
+    processor = resource.getrusage(resource.RUSAGE_SELF)
+    return [
+        Family("aiogate_build_info", "gauge", "Always 1.", [Sample(1, (("version", version("aiogate")),))]),
+        Family("aiogate_generation", "gauge", "The generation that serves.", [Sample(table.generation)]),
+        Family(
+            "aiogate_generation_timestamp_seconds", "gauge", "When it began to serve, in epoch seconds.",
+            [Sample(table.made_at)],
+        ),
+        Family(
+            "aiogate_last_reload_ok", "gauge", "0 after a refused reload, otherwise 1.",
+            [Sample(int(last is None or last.ok))],
+        ),
+        Family("aiogate_apis", "gauge", "APIs that are served.", [Sample(len(table.apis))]),
+        Family(
+            "aiogate_requests_in_progress", "gauge", "Requests that have not ended.",
+            [Sample(api.lease.active, (("api", api.id),)) for api in table.apis.values()],
+        ),
+        Family("aiogate_connections", "gauge", "Clients that are connected.", [Sample(gateway.connections())]),
+        Family(
+            "aiogate_upstream_connections", "gauge", "Connections to upstreams, by origin and state.",
+            [
+                Sample(count, (("origin", origin), ("state", state)))
+                for origin, (active, idle, _) in pools
+                for state, count in (("active", active), ("idle", idle))
+            ],
+        ),
+        Family(
+            "aiogate_upstream_waiting", "gauge", "Requests that wait for a connection, by origin.",
+            [Sample(waiting, (("origin", origin),)) for origin, (_, _, waiting) in pools],
+        ),
+        Family(
+            "aiogate_decisions_dropped_total", "counter", "Decision records for which there was no room.",
+            [Sample(gateway.store.decisions.dropped)],
+        ),
+        Family("aiogate_sessions_cached", "gauge", "Sessions kept compiled.", [Sample(len(gateway.sessions))]),
+        Family("process_start_time_seconds", "gauge", "Start, in epoch seconds.", [Sample(gateway.started)]),
+        Family(
+            "process_cpu_seconds_total", "counter", "Processor time, user and system.",
+            [Sample(round(processor.ru_utime + processor.ru_stime, 6))],
+        ),
+        *_memory(),
+    ]  # fmt: skip
+
+
+def _memory() -> list[Family]:
+    """What only Linux tells."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:
+        return []
+    return [
+        Family(
+            "process_resident_memory_bytes", "gauge", "Resident memory.", [Sample(pages * resource.getpagesize())]
+        )
+    ]  # fmt: skip
