@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "plugins": "gateway:plugins",
     "keys": "keys:keys",
     "users": "keys:users",
+    "import": "importing:importing",
     "hash-password": "passwords:hash_password",
 }
 """Each command as `module:attribute` of this package, in the order of the help page."""
