@@ -22,7 +22,7 @@ from tests.house.manual import ROOT
 
 SOURCES = sorted(path for folder in ("aiogate", "plugins") for path in (ROOT / folder).rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-FURTHER_TESTS = {"broken", "house", "journeys", "plugins", "wire"}
+FURTHER_TESTS = {"broken", "house", "journeys", "plugins", "tyk", "wire"}
 LOWER_ROOMS_ALLOWED = {"reverse_proxy"}
 
 
