@@ -45,6 +45,11 @@ MAPPED = {
     "keyless": ({"use_keyless": True, "use_basic_auth": True}, {"auth": "none"}, ["use_basic_auth"]),
     "standard": ({"use_standard_auth": True}, {}, []),
     "basic": ({"use_basic_auth": True, "basic_auth": {"cache_ttl": 60}}, {"auth": "basic"}, ["basic_auth.cache_ttl"]),
+    "unused-source": (
+        {"use_basic_auth": True, "auth": {"auth_header_name": "X-Key"}},
+        {"auth": "basic"},
+        ["auth.auth_header_name"],
+    ),
     "both": (
         {"use_basic_auth": True, "use_standard_auth": True},
         {"auth": {"all": ["basic", "key"], "session_from": "key"}},
@@ -155,6 +160,8 @@ REFUSED = {
     "window": ({"global_rate_limit": {"rate": 1}}, ["global_rate_limit.rate"]),
     "open-and-ours": ({"use_keyless": True, "x_aiogate": {"auth": ["key"]}}, ["x_aiogate.auth"]),
     "other-auth": ({"use_basic_auth": True, "x_aiogate": {"auth": ["key"]}}, ["x_aiogate.auth"]),
+    "off-by-a-word": ({"ip_access_control_disabled": "no", "allowed_ips": ["10.0.0.1"]}, ["allowed_ips"]),
+    "ours-of-another-kind": ({"x_aiogate": {"upstream": ["x"]}}, ["x_aiogate.upstream"]),
     "batch": ({"enable_batch_request_support": True, "internal": True}, ["enable_batch_request_support", "internal"]),
     "client-certificates": ({"use_mutual_tls_auth": True}, ["use_mutual_tls_auth"]),
 }  # fmt: skip

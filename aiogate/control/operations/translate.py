@@ -61,6 +61,9 @@ class Translation:
 def translate_api(body: Object) -> Translation:
     """A classic API definition as the content of a file in `apis.d/`."""
     fields = _Fields(body, API_FIELDS)
+    for name in ("upstream", "versions"):
+        if not is_zero(ours := fields.get("x_aiogate", name)) and not isinstance(ours, Mapping):
+            fields.refuse(f"x_aiogate.{name}", "should be an object")
     native = _api(fields) if not fields.too_deep else {}
     return Translation(_text(fields.get("api_id")), native, fields.verdicts())
 
@@ -101,6 +104,11 @@ class _Fields:
     def ignore(self, field: str, note: str) -> None:
         self._verdicts[field] = FieldVerdict(field, "ignored", note)
 
+    def ignore_below(self, place: str, note: str) -> None:
+        for field, verdict in self._verdicts.items():
+            if field.startswith(f"{place}.") and verdict.verdict == "mapped":
+                self.ignore(field, note)
+
     def _walk(self, value: Object, path: tuple[str, ...], pattern: tuple[str, ...]) -> None:
         for key, inner in value.items():
             if is_zero(inner):
@@ -132,7 +140,9 @@ class _Fields:
 
     def _is_on(self, switch: str, path: tuple[str, ...]) -> bool:
         steps = [path[index] if step == "*" else step for index, step in enumerate(switch.lstrip("!").split("."))]
-        return is_zero(self.get(*steps)) == switch.startswith("!")
+        if switch.startswith("!"):
+            return self.get(*steps) is not True
+        return not is_zero(self.get(*steps))
 
     def _is_harmless(self, field: str, value: Any) -> bool:
         last = field.rpartition(".")[2]
@@ -264,6 +274,11 @@ def _auth(fields: _Fields) -> Any:
             fields.refuse("x_aiogate.auth", "contradicts use_keyless")
         return "none"
     names = [name for name, flag in _OURS.items() if fields.get(flag) is True]
+    if names and "key" not in names:
+        for place in ("auth", "auth_configs.authToken"):
+            fields.ignore_below(place, "keys are not asked for")
+    elif _object(fields.get("auth_configs", "authToken")):
+        fields.ignore_below("auth", "auth_configs.authToken stands in its place")
     ours = fields.get("x_aiogate", "auth")
     if ours:
         if sorted(_methods(ours) & _OURS.keys()) != sorted(names):
