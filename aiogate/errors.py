@@ -211,6 +211,7 @@ DIAGNOSTICS: Final[Mapping[str, str]] = {
     "store_unavailable": "The store cannot be opened.",
     "secret_weak": "A control secret that is empty, short or a well-known default.",
     "address_in_use": "The address cannot be bound.",
+    "access_log_unwritable": "The file of the access log cannot be opened.",
     "plugin_broken": "A plugin that cannot be loaded.",
     "build_failed": "A plugin that could not be built from a valid configuration.",
 }

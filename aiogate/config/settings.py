@@ -159,6 +159,21 @@ class Control(Model):
     """Who may read `/metrics`: whoever reaches the port, or has the secret. With `listen: same` the latter."""
 
 
+def _parse_format(value: Any) -> Any:
+    return "off" if value is False else value  # YAML's `off` may be a boolean
+
+
+class AccessLog(Model):
+    """What is written about each request."""
+
+    format: Annotated[Literal["off", "json", "combined"], BeforeValidator(_parse_format)] = "off"
+    """`json`: one object a line; `combined`: as Apache and nginx do; `off`: nothing."""
+    file: str = Field(default="-", min_length=1)
+    """Where to: a path, or `-` for standard output. Opened anew at each reload."""
+    query: bool = False
+    """Whether queries are logged; the values of credentials in them are not."""
+
+
 class Timeouts(Model):
     """How long the gateway waits for a client, in seconds."""
 
@@ -211,6 +226,7 @@ class Settings(Model):
         tuple[Annotated[Network, BeforeValidator(_parse_network)], ...], BeforeValidator(_parse_networks)
     ] = ()
     """Networks whose `X-Forwarded-*` and `Forwarded` headers are believed."""
+    access_log: AccessLog = AccessLog()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     quota_status: Annotated[Literal[403, 429], _Whole] = 403
@@ -254,7 +270,11 @@ def load_settings(
     if found or settings is None:
         raise DiagnosticsFound(found)
     base = file.parent if file is not None else Path()
-    return settings.model_copy(update={key: base / getattr(settings, key) for key in _FOLDERS})
+    access_log = settings.access_log
+    if access_log.file != "-":
+        access_log = access_log.model_copy(update={"file": str(base / access_log.file)})
+    folders = {key: base / getattr(settings, key) for key in _FOLDERS}
+    return settings.model_copy(update={**folders, "access_log": access_log})
 
 
 _FOLDERS: Final = ("state", "apis", "policies", "plugins")

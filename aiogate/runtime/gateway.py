@@ -31,12 +31,24 @@ if TYPE_CHECKING:
     from aiogate.runtime.plugin_hooks import PluginHooks
     from aiogate.stores.base import Store
     from aiogate.stores.repositories import SessionDirectory
+    from aiogate.telemetry.access_log import AccessLog
     from aiogate.telemetry.events import EventBus
 
 __all__ = ["Gateway", "Status"]
 
 _log = logging.getLogger("aiogate.reload")
-RESTART_ONLY = ("listen", "control", "state", "store", "workers", "timeouts", "limits", "trusted_proxies", "passwords")
+RESTART_ONLY = (
+    "listen",
+    "control",
+    "state",
+    "store",
+    "workers",
+    "timeouts",
+    "limits",
+    "trusted_proxies",
+    "passwords",
+    "access_log",
+)
 """Settings that a reload validates and a start applies."""
 
 
@@ -97,6 +109,7 @@ class Gateway:
         self.control_address = ""
         self.connections: Callable[[], int] = lambda: 0
         self.plugins = plugins
+        self.access_log: AccessLog | None = None
         self._read_settings = read_settings
         self._loader = loader
         self._health = health
@@ -139,6 +152,8 @@ class Gateway:
             changed=change,
         )
         self.last_reload = verdict
+        if self.access_log is not None:
+            self.access_log.reopen()
         self.services.metrics.reloads["accepted" if verdict.ok else "refused"] += 1
         if verdict.ok:
             _log.info("reload by %s: generation %d serves, %s", reason, number, change)

@@ -30,6 +30,7 @@ from aiogate.runtime import same_port
 from aiogate.runtime.assembly import assemble
 from aiogate.runtime.gateway import Gateway
 from aiogate.telemetry import logs
+from aiogate.telemetry.access_log import AccessLog
 
 __all__ = ["Doors", "serve", "serving"]
 
@@ -115,6 +116,9 @@ async def serving(
         for opened in (control_socket, *sockets):
             stack.callback(opened.close)
         gateway = await stack.enter_async_context(assemble(settings, read_settings, clock, own))
+        gateway.access_log = access_log(settings)
+        if gateway.access_log is not None:
+            stack.callback(gateway.access_log.close)
         listener = Listener(
             gateway.current,
             answer,
@@ -123,7 +127,7 @@ async def serving(
             hello=lambda: hello(gateway),
             pools=gateway.services.upstreams,
             options=listener_options(settings),
-            account=Account(gateway.services.metrics, gateway.clock),
+            account=Account(gateway.services.metrics, gateway.clock, gateway.access_log),
         )
         control = web.AppRunner(doors(gateway), access_log=None, keepalive_timeout=75.0)
         await control.setup()
@@ -141,6 +145,20 @@ async def serving(
         finally:
             await listener.drain(0)
             await control.cleanup()
+
+
+def access_log(settings: Settings) -> AccessLog | None:
+    """The access log, begun; None: there is none. Raises `DiagnosticsFound` when its file cannot be opened."""
+    declared = settings.access_log
+    if declared.format == "off":
+        return None
+    log = AccessLog(declared.file, combined=declared.format == "combined", query=declared.query)
+    try:
+        log.start()
+    except OSError as error:
+        message = f"the access log cannot be opened: {error.strerror or error}"
+        raise DiagnosticsFound([Diagnostic(declared.file, 0, 0, "access_log_unwritable", message)]) from error
+    return log
 
 
 def bind(settings: Settings) -> tuple[socket.socket, list[socket.socket]]:

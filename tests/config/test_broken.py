@@ -16,6 +16,7 @@ NOT_OURS = {
     "plugin_unknown",
     "plugin_not_auth",
     "upstream_missing",
+    "access_log_unwritable",
     "address_in_use",
     "plugin_broken",
     "build_failed",
