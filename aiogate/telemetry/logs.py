@@ -10,7 +10,13 @@ import logging
 import time
 from typing import Final
 
-__all__ = ["configure"]
+__all__ = ["LEVELS", "LOGGERS", "configure", "levels", "set_level"]
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+LOGGERS: Final = ("aiogate", *(f"aiogate.{room}" for room in (
+    "access", "chain", "control", "events", "listener", "plugins", "reload", "stores",
+)))  # fmt: skip
+"""The loggers whose level can be changed while the gateway runs."""
 
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
 
@@ -36,3 +42,15 @@ def configure(level: str = "INFO") -> None:
         logger.addHandler(handler)
         logger.propagate = False
         logger.setLevel(level if name == "aiogate" else "WARNING")
+
+
+def levels() -> dict[str, str]:
+    """The level in force of each of `LOGGERS`."""
+    return {name: logging.getLevelName(logging.getLogger(name).getEffectiveLevel()).lower() for name in LOGGERS}
+
+
+def set_level(level: str, logger: str = "aiogate") -> None:
+    """Change the level of one of `LOGGERS` to one of `LEVELS`, until the process ends."""
+    assert level in LEVELS
+    assert logger in LOGGERS
+    logging.getLogger(logger).setLevel(level.upper())

@@ -12,9 +12,10 @@ from aiogate.control.envelopes import gateway_ok, reply
 from aiogate.control.operations.gateway import ControlledGateway, ReloadVerdict
 from aiogate.control.operations.health import verdict_view
 from aiogate.control.operations.reads import Reads
-from aiogate.control.requests import flag, whole_number
+from aiogate.control.requests import flag, json_object, text_field, whole_number
 from aiogate.control.routes import Route
 from aiogate.errors import Rejected
+from aiogate.telemetry import logs
 
 __all__ = ["GatewaySystem"]
 
@@ -42,6 +43,8 @@ class GatewaySystem:
             ("GET", "/tyk/routes", self.route_table),
             ("GET", "/tyk/chains/{api:[^/]+}", self.chain),
             ("GET", "/tyk/plugins", self.plugins),
+            ("GET", "/tyk/log", self.log_levels),
+            ("PUT", "/tyk/log", self.set_log_level),
         ]
 
     async def reload(self, request: web.Request) -> web.Response:
@@ -99,6 +102,20 @@ class GatewaySystem:
 
     async def plugins(self, request: web.Request) -> web.Response:
         return reply(self._gateway.plugins_view())
+
+    async def log_levels(self, request: web.Request) -> web.Response:
+        return reply({"levels": logs.levels()})
+
+    async def set_log_level(self, request: web.Request) -> web.Response:
+        refusal = "Request malformed"
+        body = await json_object(request, refusal, self._gateway.settings.timeouts.client_body)
+        level, logger = text_field(body, "level", refusal), text_field(body, "logger", refusal) or "aiogate"
+        if level not in logs.LEVELS:
+            raise Rejected(400, refusal, [f"level: one of {', '.join(logs.LEVELS)}"])
+        if logger not in logs.LOGGERS:
+            raise Rejected(400, refusal, [f"logger: one of {', '.join(logs.LOGGERS)}"])
+        logs.set_level(level, logger)
+        return reply({"levels": logs.levels()})
 
 
 def _verdict_reply(verdict: ReloadVerdict) -> web.Response:
