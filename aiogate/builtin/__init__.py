@@ -5,4 +5,7 @@
 
 from typing import Final
 
-BUILTINS: Final = tuple(f"aiogate.builtin.{name}" for name in ("key", "basic", "rate_limit", "mock", "reverse_proxy"))
+_NAMES: Final = (
+    "key", "basic", "ip_filter", "rate_limit", "request_headers", "response_headers", "mock", "reverse_proxy",
+)  # fmt: skip
+BUILTINS: Final = tuple(f"aiogate.builtin.{name}" for name in _NAMES)
