@@ -110,18 +110,17 @@ class Loader:
             raise DiagnosticsFound(found)
         number = previous.number + 1 if previous else 1
         own = previous.table.own if previous else [served(compiler, definition) for definition in self._own]
-        return Generation(RouteTable(number, apis, declared.policies, self._now(), own), declared, board)
+        table = await asyncio.to_thread(RouteTable, number, apis, declared.policies, self._now(), own)
+        return Generation(table, declared, board)
 
     async def _compile(
         self, compiler: Compiler, definitions: Sequence[Definition], previous: Generation | None
     ) -> tuple[list[CompiledApi], list[Diagnostic]]:
-        old = previous.table.apis if previous else {}
         apis: list[CompiledApi] = []
         found: list[Diagnostic] = []
         compiled = 0
-        for definition in definitions:
-            before = old.get(definition.id)
-            if before is not None and before.fingerprint == compiler.fingerprint(definition):
+        for definition, before in await asyncio.to_thread(carried_on, compiler, definitions, previous):
+            if before is not None:
                 apis.append(before)
                 continue
             api, mistakes = compiler.compile(definition)
@@ -132,6 +131,22 @@ class Loader:
             if compiled % COMPILED_AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return apis, found
+
+
+def carried_on(
+    compiler: Compiler, definitions: Sequence[Definition], previous: Generation | None
+) -> list[tuple[Definition, CompiledApi | None]]:
+    """Each definition with the compiled API that serves it on; None: it must be compiled.
+
+    Thousands of comparisons take as long as many requests: this runs in a thread.
+    """
+    old = previous.table.apis if previous else {}
+    kept: list[tuple[Definition, CompiledApi | None]] = []
+    for definition in definitions:
+        before = old.get(definition.id)
+        same = before is not None and before.fingerprint == compiler.fingerprint(definition)
+        kept.append((definition, before if same else None))
+    return kept
 
 
 def served(compiler: Compiler, definition: Definition) -> CompiledApi:
