@@ -129,6 +129,8 @@ def routes(gateway: Client, /, asked: str | None, host: str | None, as_json: boo
                 ("API", match["api"] or "none"),
                 ("listens on", match["listen_path"]),
                 ("left of the path", match["tail"]),
+                ("version", match["version"]),
+                ("steps", joined(match["steps"])),
                 ("why", match["reason"]),
             ]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import click
@@ -42,6 +43,9 @@ def serve(
     one stops at once. Flags go before the environment (AIOGATE_LISTEN, AIOGATE_CONTROL__LISTEN, ...), and that before
     the settings file.
     """
+    # Nearly all that a start makes stays: the collector would walk it again and again. The worker switches it on again.
+    gc.disable()
+    ctx.call_on_close(gc.enable)
     from aiogate.control.application import application
     from aiogate.proxy.listener import RuntimeUnfit
     from aiogate.runtime import worker

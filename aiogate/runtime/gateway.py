@@ -14,8 +14,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from aiogate.errors import Diagnostic, DiagnosticsFound
-from aiogate.proxy.paths import canonical
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from aiogate.chain.exchange import Exchange
+from aiogate.errors import Diagnostic, DiagnosticsFound, Problem
+from aiogate.proxy.body import NO_BODY
+from aiogate.proxy.paths import Canonical, canonical
 from aiogate.runtime import readings, views
 from aiogate.runtime.reload import Change, Generation, Loader, ReloadVerdict, difference, retire
 from aiogate.telemetry.metrics import exposition
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from aiogate.clock import Clock
     from aiogate.config.settings import Settings
     from aiogate.credentials.passwords import Passwords
-    from aiogate.proxy.router import Current
+    from aiogate.proxy.router import Current, RouteTable
     from aiogate.runtime.access import DashboardUsers
     from aiogate.runtime.health import ApiHealth, HealthSampler
     from aiogate.runtime.plugin_hooks import PluginHooks
@@ -210,16 +214,24 @@ class Gateway:
 
     def _match(self, method: str, path: str, host: str) -> views.MatchView:
         asked = canonical(path)
-        if not hasattr(asked, "path"):
+        if isinstance(asked, Problem):
             return views.MatchView("", "", "", f"the path is refused: {asked.detail or asked.message}")
         api = self.current.table.match(host, asked.path)
         if api is None:
             return views.MatchView("", "", "", f"no API listens on {asked.path}" + (f" at host {host}" if host else ""))
-        tail = asked.path[len(api.listen_path) - 1 :] or "/"
+        exchange = asked_exchange(method, asked, host, self.current.table)
+        chain = api.select(exchange)
+        version = exchange.version or f"none: {chain_problem(exchange)}"
+        steps = tuple(
+            step.name
+            for step in chain.steps
+            if step.match is None or step.match.applies(method, exchange.tail, exchange.version or "")
+        )
         reason = f"{api.listen_path} is the longest listen path that {asked.path} begins with"
         if api.host:
             reason += f", and host {api.host} goes before APIs without a host"
-        return views.MatchView(api.id, api.listen_path, tail, f"{method} {asked.path}: {reason}")
+        why = f"{method} {asked.path}: {reason}"
+        return views.MatchView(api.id, api.listen_path, exchange.tail, why, version, steps)
 
     def chain_view(self, api: str) -> Sequence[views.ChainView] | None:
         """The chain of each version of an API; None: no such API."""
@@ -238,6 +250,33 @@ class Gateway:
         """None: no such API."""
         compiled = self.current.table.apis.get(api)
         return self._health.of(compiled) if compiled is not None else None
+
+
+def asked_exchange(method: str, asked: Canonical, host: str, table: RouteTable) -> Exchange:
+    """A request that nobody sent, without headers: to ask the route table about."""
+    return Exchange(
+        method=method,
+        path=asked.path,
+        query=asked.query,
+        headers=CIMultiDictProxy(CIMultiDict()),
+        raw_headers=(),
+        body=NO_BODY,
+        host=host,
+        scheme="http",
+        peer="",
+        client_ip="",
+        trusted_peer=False,
+        version_1_1=True,
+        request_id="",
+        started=0.0,
+        policies=table.policies,
+        generation=table.generation,
+    )
+
+
+def chain_problem(exchange: Exchange) -> str:
+    problem = exchange.version_problem
+    return (problem.detail or problem.message) if problem is not None else "the API has no versions"
 
 
 def replace_reloadable(in_force: Settings, read: Settings) -> Settings:

@@ -30,12 +30,16 @@ class RouteView:
 
 @dataclass(frozen=True, slots=True)
 class MatchView:
-    """Which API would take a request, and why."""
+    """Which API and version would take a request, which steps it would meet, and why."""
 
     api: str
     listen_path: str
     tail: str
     reason: str
+    version: str = ""
+    """Its name, or why there is none. A version by header is that of a request without the header."""
+    steps: tuple[str, ...] = ()
+    """In order; entries whose `match` does not apply to the request are left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -77,6 +78,9 @@ async def run(settings: Settings, read_settings: Callable[[], Settings], doors: 
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     try:
         async with serving(settings, read_settings, doors, cut=cut) as gateway:
+            # What the start has made is never looked through again: neither now nor in a pause between two requests.
+            gc.freeze()
+            gc.enable()
             reloads = loop.create_task(_reload_on(hangup, gateway))
             urls = ", ".join(f"http://{address}" for address in gateway.listen_addresses)
             print(f"aiogate ready: gateway {urls}, control http://{gateway.control_address}", flush=True)  # noqa: T201
