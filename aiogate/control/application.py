@@ -51,16 +51,19 @@ def application(gateway: ControlledGateway) -> web.Application:
     keys = Keys(gateway)
     reads = Reads(gateway)
     system = GatewaySystem(gateway, reads)
-    _mount(app, open_api.routes(gateway))
-    _mount(app, GatewayKeys(gateway, keys).routes())
-    _mount(app, GatewayPolicies(reads).routes())
-    _mount(app, GatewayApis(reads).routes())
-    _mount(app, system.routes())
-    _mount(app, DashboardKeys(gateway, keys, reads).routes())
-    _mount(app, DashboardApis(reads).routes())
-    _mount(app, DashboardPolicies(reads).routes())
-    _mount(app, DashboardSystem(gateway).routes())
-    _mount(app, plugin_routes.routes(gateway))
+    rows: list[Route] = [
+        *open_api.routes(gateway),
+        *GatewayKeys(gateway, keys).routes(),
+        *GatewayPolicies(reads).routes(),
+        *GatewayApis(reads).routes(),
+        *system.routes(),
+        *DashboardKeys(gateway, keys, reads).routes(),
+        *DashboardApis(reads).routes(),
+        *DashboardPolicies(reads).routes(),
+        *DashboardSystem(gateway).routes(),
+        *plugin_routes.routes(gateway),
+    ]
+    _mount(app, [*rows, *open_api.description(rows)])
     app.on_shutdown.append(system.finish)
     return app
 

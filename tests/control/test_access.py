@@ -100,7 +100,7 @@ async def test_an_unknown_dashboard_path(control, path):
     assert (answer.status, answer.json) == (404, {"Status": "Error", "Message": "Not found", "Meta": None})
 
 
-@pytest.mark.parametrize("path", ["/", "/openapi.json", "/dashboard/", "/login-api/"])
+@pytest.mark.parametrize("path", ["/", "/dashboard/", "/login-api/"])
 async def test_an_unknown_path_elsewhere(control, path):
     answer = await control.call("GET", path)
     assert (answer.status, answer.json) == (404, {"error": "Not Found", "code": "not_found"})

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from aiogate.config.definition import Definition
 from aiogate.control.dashboard_api.caller import caller_org
+from aiogate.control.describe import described
 from aiogate.control.envelopes import reply
 from aiogate.control.operations import classic
 from aiogate.control.operations.reads import Reads, paged
@@ -28,6 +29,7 @@ class DashboardApis:
     def routes(self) -> Iterable[Route]:
         return [("GET", "/api/apis", self.listing), ("GET", "/api/apis/{id:[^/]+}", self.one)]
 
+    @described("List the APIs", query=("p", "q"), refuses=(400,))
     async def listing(self, request: web.Request) -> web.Response:
         """`q` is a part of the name, whatever its case."""
         wanted = request.query.get("q", "").casefold()
@@ -35,6 +37,7 @@ class DashboardApis:
         shown, pages = paged(apis, page_number(request), PAGE_SIZE)
         return reply({"apis": [_wrapped(definition) for definition in shown], "pages": pages})
 
+    @described("Show an API", refuses=(404,))
     async def one(self, request: web.Request) -> web.Response:
         definition = self._reads.api(request.match_info["id"], caller_org(request))
         if definition is None:

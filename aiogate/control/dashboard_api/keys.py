@@ -13,6 +13,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from aiogate.control.dashboard_api.caller import caller_org
+from aiogate.control.describe import described
 from aiogate.control.envelopes import dashboard_ok, reply
 from aiogate.control.gateway_api.keys import write_options
 from aiogate.control.operations.gateway import ControlledGateway
@@ -58,6 +59,12 @@ class DashboardKeys:
             rows += [("GET", one, self.show), ("PUT", one, self.replace), ("DELETE", one, self.delete)]
         return rows
 
+    @described(
+        "Make a key with a random name, or a user",
+        query=("basic_auth", "reset", "suppress_reset"),
+        body="session",
+        refuses=(404,),
+    )
     async def create(self, request: web.Request) -> web.Response:
         """A key with a random name; with `basic_auth=true` the user that `basic_auth_data.user` names."""
         document = await self._document(request, _MALFORMED)
@@ -69,10 +76,22 @@ class DashboardKeys:
         name = Name(document.basic_auth_data.user, org=document.org_id)
         return await self._made(await self._keys.put(name, document, write_options(request)))
 
+    @described(
+        "Make or overwrite a key or user of this name",
+        query=("api_id", "hashed", "reset", "suppress_reset"),
+        body="session",
+        refuses=(404,),
+    )
     async def put(self, request: web.Request) -> web.Response:
         document = await self._document(request, _MALFORMED)
         return await self._made(await self._keys.put(self._name(request), document, write_options(request)))
 
+    @described(
+        "Make or overwrite a basic-auth user",
+        query=("api_id", "hashed", "reset", "suppress_reset"),
+        body="session",
+        refuses=(404,),
+    )
     async def put_user(self, request: web.Request) -> web.Response:
         document = await self._document(request, _MALFORMED)
         self._must_be_user(document)
@@ -83,28 +102,39 @@ class DashboardKeys:
         if not document.basic_auth_data.password:
             raise Rejected(400, "Failed to create key - basic_auth_data.password is missing")
 
+    @described(
+        "Replace an existing key or user",
+        query=("api_id", "hashed", "reset", "suppress_reset"),
+        body="session",
+        refuses=(404,),
+    )
     async def replace(self, request: web.Request) -> web.Response:
         document = await self._document(request, _INVALID)
         return await self._made(await self._keys.replace(self._name(request), document, write_options(request)))
 
+    @described("Show the effective session", query=("api_id", "hashed", "raw"), refuses=(400, 404))
     async def show(self, request: web.Request) -> web.Response:
         shown = await self._keys.show(self._name(request), raw=flag(request, "raw"), refusal=_NOT_FOUND)
         return reply(_key_data(shown))
 
+    @described("Revoke a key or user", query=("api_id", "hashed"), refuses=(400, 404))
     async def delete(self, request: web.Request) -> web.Response:
         await self._keys.delete(self._name(request), _NOT_FOUND)
         return reply(dashboard_ok("Key deleted successfully."))
 
+    @described("Show what a session would become, storing nothing", body="session")
     async def preview(self, request: web.Request) -> web.Response:
         data, warnings = self._keys.preview(await self._document(request, _MALFORMED))
         return reply({**data, "warnings": list(warnings)} if warnings else data)
 
+    @described("List the hashes of keys and users", query=("p", "api_id"), refuses=(400, 404))
     async def listing(self, request: web.Request) -> web.Response:
         shown = await self._keys.listing(
             org=caller_org(request), api=self._api(request), page=page_number(request), size=PAGE_SIZE
         )
         return reply({"data": {"keys": [record.name_hash for record in shown.records]}, "pages": shown.pages})
 
+    @described("List keys and users with their sessions", query=("p", "q", "api_id"), refuses=(400, 404))
     async def detailed(self, request: web.Request) -> web.Response:
         """The same keys with their sessions, kinds and labels; `q` is the beginning of a label."""
         listing = await self._keys.listing(

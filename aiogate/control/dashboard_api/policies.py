@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from aiogate.control.dashboard_api.caller import caller_org
+from aiogate.control.describe import described
 from aiogate.control.envelopes import reply
 from aiogate.control.operations import classic
 from aiogate.control.operations.reads import Reads, paged
@@ -31,10 +32,12 @@ class DashboardPolicies:
             ("GET", "/api/portal/policies/{id:[^/]+}", self.one),
         ]
 
+    @described("List the policies", query=("p",), refuses=(400,))
     async def listing(self, request: web.Request) -> web.Response:
         policies, pages = paged(self._reads.policies(caller_org(request)), page_number(request), PAGE_SIZE)
         return reply({"Data": [_in_both_spellings(policy) for policy in policies], "Pages": pages})
 
+    @described("Show a policy", refuses=(404,))
     async def one(self, request: web.Request) -> web.Response:
         policy = self._reads.policy(request.match_info["id"], caller_org(request))
         if policy is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from aiogate.control.describe import described
 from aiogate.control.envelopes import reply
 from aiogate.control.operations.gateway import ControlledGateway
 from aiogate.control.routes import Route
@@ -22,5 +23,6 @@ class DashboardSystem:
     def routes(self) -> Iterable[Route]:
         return [("GET", "/api/system/status", self.status)]
 
+    @described("Show the state of the gateway")
     async def status(self, request: web.Request) -> web.Response:
         return reply(self._gateway.status())

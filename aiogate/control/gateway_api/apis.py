@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from aiogate.config.definition import Definition
+from aiogate.control.describe import described
 from aiogate.control.envelopes import reply
 from aiogate.control.operations import classic
 from aiogate.control.operations.reads import Reads
@@ -26,9 +27,11 @@ class GatewayApis:
     def routes(self) -> Iterable[Route]:
         return [("GET", "/tyk/apis", self.listing), ("GET", "/tyk/apis/{id:[^/]+}", self.one)]
 
+    @described("List the APIs", query=("format",), refuses=(400,))
     async def listing(self, request: web.Request) -> web.Response:
         return reply([_shown(request, definition) for definition in self._reads.apis()])
 
+    @described("Show an API", query=("format",), refuses=(400, 404))
     async def one(self, request: web.Request) -> web.Response:
         definition = self._reads.api(request.match_info["id"])
         if definition is None:

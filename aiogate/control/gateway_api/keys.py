@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from aiogate.control.describe import described
 from aiogate.control.envelopes import change, reply
 from aiogate.control.operations.gateway import ControlledGateway
 from aiogate.control.operations.keys import Keys, WriteOptions, Written
@@ -51,6 +52,7 @@ class GatewayKeys:
             ("DELETE", one, self.delete),
         ]
 
+    @described("List the hashes of keys and users", query=("filter", "api_id", "org_id", "detail"))
     async def listing(self, request: web.Request) -> web.Response:
         """Hashes as Tyk; with `detail=1` also what each is: hash, kind, organisation and label."""
         query = request.query
@@ -64,34 +66,60 @@ class GatewayKeys:
             ]
         return reply(listed)
 
+    @described("Make a key with a random name", query=("org_id",), body="session")
     async def create(self, request: web.Request) -> web.Response:
         document = await self._document(request, _UNREADABLE)
         return _written(await self._keys.create(document), "added")
 
+    @described(
+        "Make or overwrite a key or user of this name",
+        query=("api_id", "org_id", "hashed", "reset", "suppress_reset"),
+        body="session",
+        refuses=(404,),
+    )
     async def put(self, request: web.Request) -> web.Response:
         document = await self._document(request, _MALFORMED)
         return _written(await self._keys.put(_name(request), document, write_options(request)), "added")
 
+    @described(
+        "Replace an existing key or user",
+        query=("api_id", "org_id", "hashed", "reset", "suppress_reset"),
+        body="session",
+        refuses=(404,),
+    )
     async def replace(self, request: web.Request) -> web.Response:
         document = await self._document(request, _MALFORMED)
         return _written(await self._keys.replace(_name(request), document, write_options(request)), "modified")
 
+    @described("Show the effective session", query=("api_id", "org_id", "hashed", "raw"), refuses=(400, 404))
     async def show(self, request: web.Request) -> web.Response:
         shown = await self._keys.show(_name(request), raw=flag(request, "raw"))
         return reply(shown.data)
 
+    @described(
+        "Revoke a key or user",
+        query=(
+            "api_id",
+            "org_id",
+            "hashed",
+        ),
+        refuses=(400, 404),
+    )
     async def delete(self, request: web.Request) -> web.Response:
         return _changed(await self._keys.delete(_name(request)), "deleted")
 
+    @described("Start the rate and quota of a key anew", query=("api_id", "org_id", "hashed"), refuses=(400, 404))
     async def reset_counters(self, request: web.Request) -> web.Response:
         return _changed(await self._keys.reset_counters(_name(request)), "reset")
 
+    @described("Give a key other policies", query=("api_id", "org_id", "hashed"), body="policies", refuses=(404,))
     async def set_policies(self, request: web.Request) -> web.Response:
         body = await json_object(request, _UNDECODED, self._deadline)
         policy = text_field(body, "policy", _UNDECODED)
         policies = string_list(body, "apply_policies", _UNDECODED)
         return _written(await self._keys.set_policies(_name(request), policy, policies), "updated")
 
+    @described("Show what a session would become, storing nothing", query=("org_id",), body="session")
     async def preview(self, request: web.Request) -> web.Response:
         data, warnings = self._keys.preview(await self._document(request, _UNREADABLE))
         return reply({**data, "warnings": list(warnings)} if warnings else data)

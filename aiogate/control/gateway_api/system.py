@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from aiogate.control.describe import described
 from aiogate.control.envelopes import gateway_ok, reply
 from aiogate.control.operations.gateway import ControlledGateway, ReloadVerdict
 from aiogate.control.operations.health import verdict_view
@@ -47,6 +48,7 @@ class GatewaySystem:
             ("PUT", "/tyk/log", self.set_log_level),
         ]
 
+    @described("Reload everything", query=("block",), refuses=(422,))
     async def reload(self, request: web.Request) -> web.Response:
         """Queue a reload; with `block=true` wait for its verdict. One process: the group is this gateway."""
         if not flag(request, "block"):
@@ -65,6 +67,7 @@ class GatewaySystem:
         """Let queued reloads come to their end before the application goes."""
         await asyncio.gather(*self._queued, return_exceptions=True)
 
+    @described("Show the rates of an API", query=("api_id",), refuses=(400, 404))
     async def health(self, request: web.Request) -> web.Response:
         api = request.query.get("api_id", "")
         if not api:
@@ -80,26 +83,32 @@ class GatewaySystem:
             }
         )
 
+    @described("List the newest refusals", query=("limit", "api"), refuses=(400,))
     async def decisions(self, request: web.Request) -> web.Response:
         limit = whole_number(request, "limit", 100)
         return reply({"decisions": await self._reads.decisions(limit, request.query.get("api"))})
 
+    @described("Say why a request was refused", refuses=(404,))
     async def decision(self, request: web.Request) -> web.Response:
         return reply(await self._reads.decision(request.match_info["id"]))
 
+    @described("List what rules in shadow mode would have refused", query=("limit", "api"), refuses=(400,))
     async def shadow(self, request: web.Request) -> web.Response:
         rules, decisions = await self._reads.shadow(whole_number(request, "limit", 1000), request.query.get("api"))
         return reply({"rules": rules, "decisions": decisions})
 
+    @described("Show the route table", query=("method", "path", "host"))
     async def route_table(self, request: web.Request) -> web.Response:
         query = request.query
         return reply(
             self._gateway.routes_view(method=query.get("method"), path=query.get("path"), host=query.get("host"))
         )
 
+    @described("Show the middleware of an API", refuses=(404,))
     async def chain(self, request: web.Request) -> web.Response:
         return reply(self._reads.chain(request.match_info["api"]))
 
+    @described("List the plugins")
     async def plugins(self, request: web.Request) -> web.Response:
         return reply(self._gateway.plugins_view())
 
