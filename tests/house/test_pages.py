@@ -119,7 +119,8 @@ def test_every_hook_has_a_docstring_a_page_entry_and_a_test(hook: str) -> None:
 
 async def test_every_control_path_is_described() -> None:
     text = re.sub(r"(?<=/)(NAME|ID|API|REQUEST_ID)\b", "{}", page("control-api.md"))
-    described = {path.rstrip("/") for path in re.findall(r"(?<![\w.])/[\w{}/-]*", text)} | {"/plugins/{}/{}"}
+    found = re.findall(r"(?<![\w.])/(?:[\w{}/-]|\.(?=\w))*", text)
+    described = {path.rstrip("/") for path in found} | {"/plugins/{}/{}"}
     async with running_gateway({"apis.d/hello.yaml": "{listen: /hello-world/, auth: none, plugins: [mock: hi]}"}) as it:
         resources = application(it.gateway).router.resources()
     served = {re.sub(r"\{[^}]*\}", "{}", resource.canonical).rstrip("/") for resource in resources}
