@@ -1,4 +1,4 @@
-"""`/hello` and `/ready`: open, for load balancers. `/metrics`, for Prometheus."""
+"""`/hello` and `/ready`: open, for load balancers. `/metrics`, for Prometheus. `/openapi.json`, for clients."""
 
 from __future__ import annotations
 
