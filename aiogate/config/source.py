@@ -208,6 +208,10 @@ def _place(before: str) -> tuple[int, int]:
 
 def _syntax_error(file: str, data: bytes, error: yaml.MarkedYAMLError) -> Diagnostic:
     mark = error.problem_mark or error.context_mark
+    if error.problem is not None and "nesting depth" in error.problem:
+        # Newer releases of libyaml have a bound of their own, and meet it while they look ahead.
+        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
+        return Diagnostic(file, line, column, "yaml_too_complex", f"is nested deeper than {_MAX_DEPTH} levels")
     message = f"is not YAML: {error.problem or error.context or 'the text cannot be read'}"
     if mark is None:
         return Diagnostic(file, 0, 0, "yaml_syntax", message)
