@@ -1,61 +1,26 @@
-"""The journey of a request.
+"""The doors to the request side: sockets that accept, and the connections that they made.
 
-`ClientConnection.start` is the loop of one connection: take the next message, serve it, go on or leave. `_serve` is the
-journey of one request, top to bottom: examine, route, run the chain, write. A plain one costs no
-task and no timer.
-
-This stands on aiohttp's `RequestHandler`: its C parser, its queue of pipelined messages and its flow control are kept,
-its `start` is replaced. That carries over, with a test in `tests/wire` for each point:
-
-* the parser is told about each message taken from the queue, and refills the queue when it has drained;
-* a parse error is a message in the queue, answered in its turn, after the responses before it (but what came in the
-  very same read the parser gives up, unserved);
-* behind a message with an upgrade the parser stands still, so that connection ends with its response;
-* a body that nobody read is never taken for the next request: the connection ends, lingering, so that the client gets
-  to read the response;
-* when the client is gone the task is cancelled, and with it the upstream's part of the request.
+What happens on a connection is in `client`, which is the journey of a request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-import logging
 import secrets
 import socket
-import struct
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import aiohttp.http_parser
-from aiohttp import hdrs
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.http_writer import HttpVersion11
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiohttp.web_server import Server
 
-from aiogate.chain.exchange import BodyBroken, Exchange, Response, problem_response
-from aiogate.errors import PROBLEMS, Problem
+from aiogate.chain.exchange import Exchange, Response
 from aiogate.proxy.account import Account
-from aiogate.proxy.body import NO_BODY, ClientBody
-from aiogate.proxy.relay import Truncated, framing_of, relay, response_head
-from aiogate.proxy.requests import (
-    ASTERISK,
-    HeadTimeout,
-    HeadTooLarge,
-    Network,
-    Target,
-    behind_proxies,
-    examine,
-    is_trusted,
-    normal_address,
-    parse_problem,
-)
+from aiogate.proxy.client import ClientConnection
+from aiogate.proxy.requests import Network
 from aiogate.proxy.sweeper import Sweeper
 from aiogate.telemetry.decisions import Decision
 from aiogate.telemetry.metrics import Metrics
@@ -64,20 +29,12 @@ if TYPE_CHECKING:
     from aiogate.chain.compile import Chain
     from aiogate.clock import Clock
     from aiogate.proxy.pool import UpstreamPools
-    from aiogate.proxy.router import Current, RouteTable
+    from aiogate.proxy.router import Current
 
-__all__ = ["Listener", "ListenerOptions", "RuntimeUnfit", "check_runtime"]
+__all__ = ["Clients", "Listener", "ListenerOptions", "RuntimeUnfit", "check_runtime"]
 
-_log = logging.getLogger("aiogate.listener")
-
-_WRITE_AHEAD: Final = 64 * 1024
 _READ_AHEAD: Final = 64 * 1024
-_LINGER: Final = 2.0
 _BACKLOG: Final = 1024
-_RESET: Final = struct.pack("ii", 1, 0)
-_CLOSE: Final = b"Connection: close\r\n"
-_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class RuntimeUnfit(Exception):
@@ -149,7 +106,7 @@ class Listener:
         self._date_second = 0
         self._id_prefix = secrets.token_hex(6)
         self._id_count = 0
-        self._clients: _Clients | None = None
+        self._clients: Clients | None = None
         self._servers: list[asyncio.Server] = []
         self._sweeper = Sweeper(self._sweep, pools.sweep, self.account.sweep)
 
@@ -170,7 +127,7 @@ class Listener:
         """
         check_runtime()
         loop = asyncio.get_running_loop()
-        self._clients = clients = _Clients(self, loop)
+        self._clients = clients = Clients(self, loop)
         try:
             for host, port in addresses:
                 self._servers.append(
@@ -217,7 +174,7 @@ class Listener:
             self._clients.sweep(now)
 
 
-class _Clients(Server):
+class Clients(Server):
     """aiohttp's factory of connections, with our own connections and our own way to wait for their end."""
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
@@ -273,457 +230,3 @@ class _Clients(Server):
 
 async def _never(request: Any) -> Any:
     raise AssertionError("ClientConnection.start does not call aiohttp's handler")
-
-
-class _Phase(enum.Enum):
-    """What a client's deadline is about."""
-
-    HEAD = enum.auto()
-    """A head has begun, or the connection is new."""
-    WORK = enum.auto()
-    """The chain runs; the deadlines of upstream and body hold."""
-    SEND = enum.auto()
-    """The response waits for room."""
-    IDLE = enum.auto()
-    """Between two requests."""
-    LEAVING = enum.auto()
-    """The last response is on its way out."""
-
-
-# Names of our own: asking an enumeration for a member is a function call in Python 3.11.
-_HEAD: Final = _Phase.HEAD
-_WORK: Final = _Phase.WORK
-_SEND: Final = _Phase.SEND
-_IDLE: Final = _Phase.IDLE
-_LEAVING: Final = _Phase.LEAVING
-
-
-class ClientConnection(RequestHandler):
-    """One connection from a client, and the one task that serves it."""
-
-    __slots__ = (
-        "_began",
-        "_body",
-        "_clients",
-        "_code",
-        "_deadline",
-        "_exchanged",
-        "_head_size",
-        "_latest",
-        "_listener",
-        "_peer",
-        "_phase",
-        "_request_id",
-        "_secure",
-        "_sent",
-        "_status",
-        "_task",
-        "_trusted",
-    )
-
-    def __init__(
-        self, clients: _Clients, listener: Listener, *, loop: asyncio.AbstractEventLoop, **kwargs: Any
-    ) -> None:
-        super().__init__(clients, loop=loop, **kwargs)
-        self._clients = clients
-        self._listener = listener
-        self._body: ClientBody | None = None
-        self._latest: StreamReader = EMPTY_PAYLOAD
-        self._head_size = 0
-        self._phase = _HEAD
-        self._deadline = inf
-        self._peer = ""
-        self._trusted = False
-        self._secure = False
-        self._began = 0.0
-        self._request_id = ""
-        self._exchanged: Exchange | None = None
-        self._status = 0
-        self._sent = 0
-        self._code = ""
-
-    # The loop of the connection
-
-    async def start(self) -> None:
-        try:
-            staying = True
-            while staying:
-                if not self._messages:
-                    await self._next_message()
-                message, payload = self._take_message()
-                if isinstance(message, _ErrInfo):
-                    self._refuse_unparsed(message.exc)
-                    break
-                self._began = self._listener.clock.monotonic()
-                self._status = 0
-                self._code = ""
-                try:
-                    staying = await self._serve(message, payload)
-                except Truncated:
-                    self._code = "truncated"
-                    raise
-                finally:
-                    self._account(message, payload.total_bytes)
-        except asyncio.CancelledError:
-            self.cut()
-            raise
-        except (ConnectionError, Truncated) as error:
-            _log.debug("%s: response not completed: %s", self._peer, error)
-            self._reset()
-
-    async def _next_message(self) -> None:
-        if self._head_size:
-            self._enter(_HEAD, self._listener.options.client_header)
-        elif self._request_count:
-            self._enter(_IDLE, self._listener.options.keepalive)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _take_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
-        taken = self._messages.popleft()
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
-        self._phase = _WORK
-        self._deadline = inf
-        return taken
-
-    # The journey of a request
-
-    async def _serve(self, message: RawRequestMessage, payload: StreamReader) -> bool:
-        """Answer one request. Whether the connection goes on."""
-        listener = self._listener
-        table = listener.current.table
-        self._request_id = request_id = listener.next_request_id()
-        target = examine(message, listener.options.header_bytes)
-        if isinstance(target, Problem):
-            response = self._refuse(target, message, request_id, "listener", table)
-            return await self._respond(response, message, payload, request_id, keep=False)
-        api = table.match(target.host, target.path)
-        if api is None:
-            response = self._answer_unrouted(target, message, request_id, table)
-            return await self._respond(response, message, payload, request_id)
-        exchange = self._exchange(message, payload, target, request_id, table)
-        if isinstance(exchange, Problem):
-            response = self._refuse(exchange, message, request_id, "listener", table)
-            return await self._respond(response, message, payload, request_id)
-        lease = api.lease
-        lease.active += 1
-        try:
-            exchange.api = api
-            self._exchanged = exchange
-            response = await listener.answer(api.select(exchange), exchange)
-            return await self._respond(response, message, payload, request_id)
-        finally:
-            self._body = None
-            lease.active -= 1
-            if not lease.active:
-                lease.done()
-
-    def _exchange(
-        self, message: RawRequestMessage, payload: StreamReader, target: Target, request_id: str, table: RouteTable
-    ) -> Exchange | Problem:
-        listener = self._listener
-        headers = message.headers
-        client_ip = self._peer
-        scheme = "https" if self._secure else "http"
-        if hdrs.X_FORWARDED_FOR in headers:
-            found = behind_proxies(headers, self._peer, listener.options.trusted_proxies)
-            if isinstance(found, Problem):
-                return found
-            client_ip = found
-        if self._trusted and (told := headers.get("X-Forwarded-Proto", "").lower()) in ("http", "https"):
-            scheme = told
-        body: ClientBody | Any = NO_BODY
-        if payload is not EMPTY_PAYLOAD:
-            promise = self._promise_body if hdrs.EXPECT in headers and message.version is HttpVersion11 else None
-            body = self._body = ClientBody(payload, target.length, listener.options.client_body, promise)
-        return Exchange(
-            method=message.method,
-            path=target.path,
-            query=target.query,
-            headers=headers,
-            raw_headers=message.raw_headers,
-            body=body,
-            host=target.host,
-            scheme=scheme,
-            peer=self._peer,
-            client_ip=client_ip,
-            trusted_peer=self._trusted,
-            version_1_1=message.version is HttpVersion11,
-            request_id=request_id,
-            started=self._began,
-            policies=table.policies,
-            generation=table.generation,
-        )
-
-    def _answer_unrouted(
-        self, target: Target, message: RawRequestMessage, request_id: str, table: RouteTable
-    ) -> Response:
-        if target.path == ASTERISK:
-            return Response(204, headers={"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"})
-        if target.path == "/hello" and message.method in ("GET", "HEAD"):
-            status, body = self._listener.hello()
-            return Response(status, body, headers={"Content-Type": "application/json"})
-        problem = PROBLEMS["not_found"].because("no API listens on this path")
-        return self._refuse(problem, message, request_id, "router", table)
-
-    def _refuse(
-        self, problem: Problem, message: RawRequestMessage, request_id: str, step: str, table: RouteTable
-    ) -> Response:
-        """Record and render a refusal that no chain saw."""
-        path = message.path.partition("?")[0][:2048].encode("utf-8", "backslashreplace").decode()
-        self._code = problem.code
-        self._listener.decide(
-            Decision(
-                request_id=request_id,
-                at=self._listener.clock.now(),
-                method=message.method,
-                path=path,
-                step=step,
-                code=problem.code,
-                status=problem.status,
-                message=problem.message,
-                reason=problem.detail.encode("utf-8", "backslashreplace").decode(),
-                client_ip=self._peer,
-                generation=table.generation,
-            )
-        )
-        return problem_response(problem, request_id, message.headers.get("Content-Type", ""))
-
-    async def _respond(
-        self,
-        response: Response,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        request_id: str,
-        *,
-        keep: bool = True,
-    ) -> bool:
-        """Write a response. Whether the connection can go on: the next message begins where this one ended."""
-        body = response.body
-        try:
-            version_1_1 = message.version is HttpVersion11
-            try:
-                pairs = response.wire_headers()
-                framing = framing_of(response.status, pairs, body, message.method, version_1_1=version_1_1)
-                keep = keep and not (
-                    message.should_close
-                    or message.upgrade
-                    or framing.closes
-                    or self._listener.stopping
-                    or not payload.is_eof()
-                )
-                connection = b"" if keep and version_1_1 else _KEEP_ALIVE if keep else _CLOSE
-                head = response_head(response.status, pairs, framing, request_id, self._listener.date_line, connection)
-            except ValueError as error:
-                _log.error("request %s: the response cannot be sent: %s", request_id, error)
-                problem = PROBLEMS["internal_error"].because(f"the response cannot be sent: {error}")
-                refused = self._refuse(problem, message, request_id, "listener", self._listener.current.table)
-                return await self._respond(refused, message, payload, request_id, keep=False)
-            self._status = response.status
-            self._sent = -len(head)
-            if isinstance(body, bytes):
-                self.write(head if framing.bodiless else head + body)
-                if self._paused:
-                    await self.drain()
-            else:
-                self.write(head)
-                if not framing.bodiless:
-                    await relay(body, self, framing)
-        finally:
-            if not isinstance(body, bytes):
-                body.close()
-        if not keep:
-            # A client that asked for the end sends no more; any other may, and would miss the response in a reset.
-            self._leave(lingering=not message.should_close or message.upgrade or not payload.is_eof())
-        return keep
-
-    def _refuse_unparsed(self, error: BaseException) -> None:
-        """Answer what is not a request, and leave."""
-        self.write(self._refusal(parse_problem(error)))
-        self._leave(lingering=True)
-
-    def _refusal(self, problem: Problem) -> bytes:
-        """A whole last response, for what is not a request."""
-        self._began = self._listener.clock.monotonic()
-        self._request_id = request_id = self._listener.next_request_id()
-        table = self._listener.current.table
-        response = self._refuse(problem, _NOT_PARSED, request_id, "listener", table)
-        assert isinstance(response.body, bytes)
-        pairs = response.wire_headers()
-        framing = framing_of(response.status, pairs, response.body, "GET", version_1_1=True)
-        head = response_head(response.status, pairs, framing, request_id, self._listener.date_line, _CLOSE)
-        self._status = response.status
-        self._sent = len(response.body)
-        self._account(_NOT_PARSED, 0)
-        return head + response.body
-
-    def _account(self, message: RawRequestMessage, received: int) -> None:
-        """Report the request that has ended."""
-        exchange, self._exchanged = self._exchanged, None
-        self._listener.account.ended(
-            message, exchange, self._request_id, self._began, self._status, received, self._sent if self._status else 0,
-            self._code, self._peer,
-        )  # fmt: skip
-
-    def _promise_body(self) -> None:
-        if self.transport is not None:
-            self.transport.write(_CONTINUE)
-
-    # Writing
-
-    def write(self, data: bytes) -> None:
-        if self.transport is None:
-            raise ConnectionResetError("the client is gone")
-        self._sent += len(data)
-        self.transport.write(data)
-
-    async def drain(self) -> None:
-        if self._paused:
-            self._enter(_SEND, self._listener.options.send_stall)
-            await self._drain_helper()
-            self._phase = _WORK
-            self._deadline = inf
-        if self.transport is None:
-            raise ConnectionResetError("the client is gone")
-
-    # The end of the connection
-
-    def _leave(self, *, lingering: bool) -> None:
-        """No further request. Lingering: the client still sends, and a reset would destroy what it has not read."""
-        self._close = True
-        transport = self.transport
-        if transport is None:
-            return
-        if lingering and transport.can_write_eof():
-            self._enter(_LEAVING, _LINGER)
-            transport.write_eof()
-            self._resume_transport_reading()
-        else:
-            self._enter(_LEAVING, self._listener.options.send_stall)
-            transport.close()
-
-    def _reset(self) -> None:
-        """End the connection so that the client cannot take it for the regular end of a body."""
-        transport = self.transport
-        if transport is not None:
-            sock = transport.get_extra_info("socket")
-            if sock is not None and not self._secure:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            transport.abort()
-
-    def cut(self) -> None:
-        """End the connection now, and the request with it."""
-        self._close = True
-        if self.transport is not None:
-            if self._phase is _IDLE:
-                self.transport.close()
-            else:
-                self.transport.abort()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is in progress."""
-        return self._phase in (_WORK, _SEND)
-
-    # Deadlines
-
-    def _enter(self, phase: _Phase, seconds: float) -> None:
-        self._phase = phase
-        self._deadline = self._loop.time() + seconds
-
-    def sweep(self, now: float) -> None:
-        if self._body is not None:
-            self._body.sweep(now)
-        if now < self._deadline:
-            return
-        self._deadline = inf
-        if self._phase is _HEAD and self._head_size:
-            self._interject(HeadTimeout("the head did not arrive in time"))
-        elif self._phase is _SEND:
-            self._reset()
-        else:
-            self.cut()
-
-    def _interject(self, error: Exception) -> None:
-        """Queue a refusal of what is arriving, and listen no more."""
-        self._messages.append((_ErrInfo(status=400, exc=error, message=str(error)), EMPTY_PAYLOAD))
-        self._close = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    # What the transport calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
-        options = self._listener.options
-        if self._clients.count >= options.connections:
-            self._manager = None
-            self._close = True
-            self._peer = _address(transport)
-            transport.write(self._refusal(PROBLEMS["overloaded"].because(f"{options.connections} clients")))
-            transport.close()
-            return
-        transport.set_write_buffer_limits(high=_WRITE_AHEAD)
-        self._peer = _address(transport)
-        self._trusted = is_trusted(self._peer, options.trusted_proxies)
-        self._secure = transport.get_extra_info("ssl_object") is not None
-        self._enter(_HEAD, options.client_header)
-        self._clients.arrived(self)
-        super().connection_made(transport)
-        task = self._task_handler
-        assert task is not None
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("connection from %s: a bug ended it", self._peer, exc_info=task.exception())
-            self._reset()
-        if self.transport is None:
-            self._clients.left(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self._close:
-            return
-        count = self._request_count
-        super().data_received(data)
-        if self._request_count != count:
-            self._head_size = 0
-            message, payload = self._messages[-1]
-            if isinstance(message, _ErrInfo) and not self._latest.is_eof():
-                # The parser does not tell a body's reader that the framing broke.
-                self._latest.set_exception(BodyBroken(str(message.exc)))
-            self._latest = payload
-        elif self._latest.is_eof() and not self._upgraded and data:
-            # A head in pieces: bounded in size, and in time from its first byte on.
-            if not self._head_size and self._waiter is not None:
-                self._enter(_HEAD, self._listener.options.client_header)
-            self._head_size += len(data)
-            if self._head_size > self._listener.options.header_bytes + _REQUEST_LINE:
-                self._interject(HeadTooLarge("the head is too large"))
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._manager is None:
-            return
-        gone = BodyBroken("the client is gone")
-        for _, payload in [*self._messages, (None, self._latest)]:
-            if not payload.is_eof():
-                payload.set_exception(gone)
-        task = self._task_handler
-        super().connection_lost(exc)
-        if task is None or task.done():
-            self._clients.left(self)
-
-
-def _address(transport: asyncio.Transport) -> str:
-    peername = transport.get_extra_info("peername")
-    return normal_address(str(peername[0])) if isinstance(peername, tuple) else ""
-
-
-_REQUEST_LINE: Final = 8190
-_NOT_PARSED: Final = aiohttp.web_protocol.ERROR
