@@ -203,9 +203,10 @@ class Exchange:
     begins with `/`).
 
     Left by steps: `session` and its `grant` at this API, `credential_kind`, `upstream_path` (None: derived from
-    `tail`), `upstream_query`, `upstream_headers`, `upstream_seconds` (until the head of the response; None: the
-    upstream was not asked), `problem`, and `state`, where a plugin keeps what belongs to this request under its own
-    name.
+    `tail`), `upstream_query`, `upstream_headers`, `upstream_timeout` (seconds above zero that the upstream has until
+    the head of its response, connecting and a second attempt included; None: what `upstream:` says),
+    `upstream_seconds` (until the head of the response; None: the upstream was not asked), `problem`, and `state`,
+    where a plugin keeps what belongs to this request under its own name.
     """
 
     __slots__ = (
@@ -236,6 +237,7 @@ class Exchange:
         "upstream_path",
         "upstream_query",
         "upstream_seconds",
+        "upstream_timeout",
         "version",
         "version_1_1",
         "version_problem",
@@ -286,6 +288,7 @@ class Exchange:
         self.credential_kind = ""
         self.upstream_path: str | None = None
         self.upstream_query: str | None = None
+        self.upstream_timeout: float | None = None
         self.upstream_seconds: float | None = None
         self.problem: Problem | None = None
         self.quota_shown: tuple[int, int, int] | None = None

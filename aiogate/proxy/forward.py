@@ -53,6 +53,17 @@ async def forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | 
     A reused connection that died before the first byte of a response is tried once more on a fresh one, if the method
     is idempotent and there is no body: an upstream may close an idle connection at the very moment it is used again.
     """
+    limit = exchange.upstream_timeout
+    if limit is None:
+        return await _forward(exchange, upstream)
+    try:
+        async with asyncio.timeout(limit):
+            return await _forward(exchange, upstream)
+    except TimeoutError:
+        return PROBLEMS["upstream_timeout"].because(f"{upstream.pool.origin}: no response within {limit:g} s")
+
+
+async def _forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | Problem:
     body = exchange.body
     whole = body.whole() if isinstance(body, ClientBody) else b""
     try:

@@ -238,6 +238,29 @@ async def test_72_hang(gate, until):
     await gate.upstream.lost.wait()
 
 
+@pytest.mark.parametrize("ask", [GET, POST, POST[:-3]], ids=["get", "post", "body-on-its-way"])
+async def test_a_request_may_have_a_limit_of_its_own(gate, until, ask):
+    gate.upstream.silence()
+    gate.upstream.read_bodies = False
+    gate.api.before = lambda exchange: setattr(exchange, "upstream_timeout", 0.05)
+    client = await gate.client()
+    reply = await client.ask(ask)
+    assert (reply.status, reply.code) == (504, "upstream_timeout")
+    await until(lambda: gate.pool.open == 0)
+    assert len(gate.upstream.received) == 1
+
+
+async def test_a_limit_of_its_own_ends_with_the_head(gate):
+    async def answer(request, writer):
+        writer.write(LINE + b"Content-Length: 6\r\n\r\nabc")
+        await asyncio.sleep(0.3)
+        writer.write(b"def")
+
+    gate.upstream.answer = answer
+    gate.api.before = lambda exchange: setattr(exchange, "upstream_timeout", 0.2)
+    assert (await gate.ask(GET)).body == b"abcdef"
+
+
 async def test_72_one_byte_a_second_in_the_head(gate):
     async def drip(request, writer):
         for byte in LINE:
