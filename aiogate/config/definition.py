@@ -193,6 +193,8 @@ class Definition:
     file: str
     digest: str
     source: Source = field(repr=False, compare=False)
+    written_by_api: bool = False
+    """Whether it came over HTTP, not from the operator: where it may lead to is limited (`domain.reach`)."""
 
 
 class BrokenDefinition(DiagnosticsFound):
@@ -256,6 +258,7 @@ def read_definition(source: Source, digest: str = "") -> Definition:
         file=source.file,
         digest=digest,
         source=source,
+        written_by_api=source.by_api,
     )
 
 

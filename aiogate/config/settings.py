@@ -157,6 +157,8 @@ class Control(Model):
     """What authorises control calls; None: made at the first start and kept in `<state>/control.secret`."""
     metrics: Literal["open", "secret"] = "open"
     """Who may read `/metrics`: whoever reaches the port, or has the secret. With `listen: same` the latter."""
+    private_upstreams: bool = True
+    """Whether APIs that are written through the control API may lead to private and loopback addresses."""
 
 
 def _parse_format(value: Any) -> Any:

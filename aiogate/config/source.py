@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import yaml
 
+from aiogate.config.provenance import is_written_by_api
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
 __all__ = ["MAX_BYTES", "MAX_DIAGNOSTICS", "Path", "Source", "examine", "read_source", "show_path"]
@@ -70,6 +71,8 @@ class Source:
     raw: Any = field(default=None, repr=False)
     variables: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     digest: str = ""
+    by_api: bool = False
+    """Whether the control API wrote the file, and nobody has edited it since."""
     overrides: tuple[tuple[Path, Position], ...] = ()
 
     def locate(self, path: Iterable[str | int]) -> Position:
@@ -170,7 +173,8 @@ def examine(file: str, data: bytes, *, may_be_empty: bool = False) -> tuple[Sour
         raise DiagnosticsFound([*reader.found, Diagnostic(file, 0, 0, "yaml_syntax", "is not YAML")]) from error
     finally:
         reader.close()
-    return Source(file, value, marks, value, digest=hashlib.sha256(data).hexdigest()), reader.found
+    digest = hashlib.sha256(data).hexdigest()
+    return Source(file, value, marks, value, digest=digest, by_api=is_written_by_api(data)), reader.found
 
 
 def too_large(file: str) -> Diagnostic:

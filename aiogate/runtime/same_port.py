@@ -17,7 +17,7 @@ from aiogate.errors import Diagnostic
 
 __all__ = ["PATHS", "conflicts", "definitions"]
 
-PATHS: Final = ("/tyk/", "/api/", "/admin/", "/plugins/", "/ready/", "/metrics/")
+PATHS: Final = ("/tyk/", "/api/", "/admin/", "/plugins/", "/ready/", "/metrics/", "/openapi.json/")
 """What belongs to the control API then. No API may listen there; below them (`/api/shop/`) it may not either."""
 
 

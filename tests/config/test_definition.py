@@ -8,6 +8,7 @@ from aiogate.config.addresses import parse_address, parse_host, parse_upstream_u
 from aiogate.config.definition import BrokenDefinition, Definition, Match, read_definition
 from aiogate.config.diagnose import diagnostics_of
 from aiogate.config.model import Model
+from aiogate.config.provenance import THROUGH_API, TRANSLATED, signed
 from aiogate.config.source import read_source
 from aiogate.config.units import Duration, Rate
 from aiogate.errors import Position
@@ -284,3 +285,11 @@ def test_places_of_mistakes_in_a_plugins_configuration() -> None:
     unknown = next(one for one in found if one.code == "unknown_key")
     assert unknown.hint == "known: for_"
     assert unknown.path == "plugins.0.mine.either.1.fro"
+
+
+def test_a_file_that_the_control_api_wrote_is_known_until_somebody_edits_it():
+    text = signed("id: a\nlisten: /a/\nauth: none\nupstream: http://127.0.0.1:1/\n", THROUGH_API, "POST")
+    assert read_definition(read_source("a.yaml", text.encode())).written_by_api
+    assert not read_definition(read_source("a.yaml", f"{text}labels: {{x: y}}\n".encode())).written_by_api
+    imported = text.replace(THROUGH_API, TRANSLATED)
+    assert not read_definition(read_source("a.yaml", imported.encode())).written_by_api

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiogate.cli.main import main
+from aiogate.config.provenance import is_untouched
 from aiogate.config.settings import load_settings
-from aiogate.control.operations.translate import is_translated, translate_api, translate_policy, yaml_text
+from aiogate.control.operations.translate import translate_api, translate_policy, yaml_text
 from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS
 from aiogate.runtime.assembly import check
 
@@ -172,7 +173,7 @@ def paths(lines):
 
 
 @pytest.mark.parametrize("name", MAPPED)
-async def test_a_definition_is_translated(name, tmp_path):
+async def test_a_definition_is_untouched(name, tmp_path):
     added, expected, ignored = MAPPED[name]
     translation = translate_api({**BASE, **added})
     assert list(translation.refused) == []
@@ -216,7 +217,7 @@ POLICY = {
 }  # fmt: skip
 
 
-def test_a_policy_is_translated():
+def test_a_policy_is_untouched():
     translation = translate_policy(POLICY)
     assert list(translation.refused) == []
     assert paths(translation.ignored) == ["access_rights.a.api_id", "access_rights.a.api_name", "active"]
@@ -252,7 +253,7 @@ def test_files_are_written_and_the_operators_are_not(tmp_path):
     assert not apis.exists()
     assert run(*words).exit_code == 0
     written = apis / "a.yaml"
-    assert is_translated(written.read_bytes())
+    assert is_untouched(written.read_bytes())
     assert written.read_text().startswith("# Translated from Tyk's classic JSON: imported from a.json.\n")
     assert yaml.safe_load(written.read_text())["name"] == "$${HOME}"
     assert yaml.safe_load((policies / "gold.yaml").read_text()) == {"id": "gold", "access": {"a": {}}}
@@ -315,7 +316,7 @@ def test_no_json_is_too_strange(body):
     for translate in (translate_api, translate_policy):
         translation = translate(body)
         if not translation.refused:
-            assert is_translated(yaml_text(translation.native, "a test").encode())
+            assert is_untouched(yaml_text(translation.native, "a test").encode())
 
 
 def test_a_bottomless_body_is_refused():

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from aiogate.config.definition import parse_identifier, read_definition
 from aiogate.config.policy import read_policy
+from aiogate.config.provenance import is_untouched
 from aiogate.config.source import examine
-from aiogate.control.operations.translate import is_translated
 from aiogate.errors import Diagnostic, DiagnosticsFound, Rejected
 
 __all__ = ["check_text", "replace_file"]
@@ -40,7 +40,7 @@ def check_text(file: Path, text: str, *, is_api: bool) -> None:
 
 def replace_file(file: Path, text: str) -> None:
     """Write a translated declaration. Raises `Rejected` 409 where somebody's own file is, and OSError."""
-    if file.is_symlink() or (file.exists() and not is_translated(file.read_bytes())):
+    if file.is_symlink() or (file.exists() and not is_untouched(file.read_bytes())):
         raise Rejected(409, f"{file.name} was written by hand")
     file.parent.mkdir(parents=True, exist_ok=True)
     # Names that begin with a dot are no declarations: a reload in between does not see it.

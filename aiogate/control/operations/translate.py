@@ -7,7 +7,6 @@ has, as `classic.render` wrote it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from typing import Any, Final, Literal
 
 import yaml
 
+from aiogate.config.provenance import TRANSLATED, signed
 from aiogate.config.units import Rate, format_duration, format_timestamp
 from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS, UNLIMITED, Row, is_zero
 
-__all__ = ["FieldVerdict", "Translation", "is_translated", "translate_api", "translate_policy", "yaml_text"]
+__all__ = ["FieldVerdict", "Translation", "translate_api", "translate_policy", "yaml_text"]
 
 _DEEPEST: Final = 32
 Object = Mapping[str, Any]
@@ -483,8 +483,6 @@ _PLAIN: Final = re.compile(
     r"[A-Za-z/][A-Za-z0-9_./-]*(?::[A-Za-z0-9_./-]+)*|[0-9]{1,18}/[0-9]{1,12}(?:ms|[smhd])", re.ASCII
 )
 _WORDS: Final = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null"])
-_MARK: Final = "# Translated from Tyk's classic JSON"
-_DIGEST: Final = re.compile(rf"\A{_MARK}[^\n]*\n# digest: ([0-9a-f]{{64}}) ?[^\n]*\n(.*)\Z", re.DOTALL)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -502,14 +500,6 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent)
 
 
-def yaml_text(native: Object, origin: str) -> str:
+def yaml_text(native: Object, origin: str, mark: str = TRANSLATED) -> str:
     """The file of a translation. It opens with where it came from, and a digest that an edit by hand breaks."""
-    text = yaml.dump(native, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f"{_MARK}: {origin}.\n# digest: {digest} (an edit by hand makes the file yours)\n{text}"
-
-
-def is_translated(data: bytes) -> bool:
-    """Whether a file is as a translation wrote it; otherwise it is somebody's own."""
-    found = _DIGEST.match(data.decode("utf-8", "replace"))
-    return found is not None and hashlib.sha256(found[2].encode()).hexdigest() == found[1]
+    return signed(yaml.dump(native, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120), mark, origin)
