@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
     from aiogate.chain.hookspecs import Lifecycle
 
-__all__ = ["LoadedKind", "PlugBoard", "load_plugins"]
+__all__ = ["DROP_IN", "LoadedKind", "PlugBoard", "load_plugins"]
 
 ENTRY_POINTS: Final = "aiogate.plugins"
+DROP_IN: Final = "aiogate_plugins_"
+"""What the names of drop-in plugins' modules begin with."""
 _loaded_count = 0
 
 
@@ -162,10 +164,12 @@ def load_plugins(
             diagnostics.append(_broken(candidate.file or candidate.source, error))
             if manager.has_plugin(candidate.name):
                 manager.unregister(name=candidate.name)
+            _unload(candidate, previous)
             continue
         taken = [kind.name for kind in loaded if kind.name in kinds]
         if taken:
             manager.unregister(name=candidate.name)
+            _unload(candidate, previous)
             other = kinds[taken[0]]
             diagnostics.append(
                 Diagnostic(
@@ -189,6 +193,13 @@ def load_plugins(
             )
         )
     return PlugBoard(manager, modules, kinds, tuple(infos), digest, digests), diagnostics
+
+
+def _unload(candidate: _Candidate, previous: PlugBoard | None) -> None:
+    """Let go of code that was loaded and is not taken."""
+    running = previous.modules.get(candidate.name) if previous is not None else None
+    if candidate.digest and running is not candidate.module:
+        sys.modules.pop(candidate.module.__name__, None)
 
 
 def _register(manager: pluggy.PluginManager, candidate: _Candidate) -> list[MiddlewareKind | AuthenticatorKind]:
@@ -272,7 +283,7 @@ def _from_folder(
             continue
         _loaded_count += 1
         # Each loading has a module name of its own: the generation that still runs keeps the code it started with.
-        module_name = f"aiogate_plugins_{_loaded_count}_{name}"
+        module_name = f"{DROP_IN}{_loaded_count}_{name}"
         try:
             loader = _Loader(module_name, str(path.absolute()))
             specification = importlib.util.spec_from_file_location(module_name, path, loader=loader)

@@ -24,6 +24,7 @@ __all__ = ["serve"]
 @folder_option("state", "Folder of the store's file and generated secrets [default: var].")
 @click.option("--store", metavar="URL", help="Where state is kept: sqlite or memory [default: sqlite].")
 @click.option("--workers", metavar="N", help="Processes that take requests: a number, or auto [default: 1].")
+@click.option("--watch", is_flag=True, help="Reload by itself when a file that was read changes.")
 @click.pass_context
 def serve(
     ctx: click.Context,
@@ -36,6 +37,7 @@ def serve(
     state: Path | None,
     store: str | None,
     workers: str | None,
+    watch: bool,
 ) -> None:
     """Run the gateway until it is stopped.
 
@@ -59,6 +61,7 @@ def serve(
         "state": state,
         "store": store,
         "workers": workers,
+        "watch": watch or None,
     }
     try:
         code = worker.serve(lambda: read_settings(config, flags), application)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from aiogate.config.source import MAX_BYTES, too_large
 from aiogate.errors import Diagnostic, DiagnosticsFound
 
-__all__ = ["declarations", "read_bytes", "read_secret", "unread"]
+__all__ = ["code", "declarations", "read_bytes", "read_secret", "stamp", "unread"]
 
 _LARGEST_SECRET: Final = 64 * 1024
 
@@ -65,3 +67,59 @@ def _named(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.endswith(endings) and not entry.is_dir()]
     return [folder / name for name in sorted(names) if not name.startswith((".", "_"))]
+
+
+def code(folder: Path) -> list[Path]:
+    """The Python files of a folder of plugins and below it, by name; not those of hidden folders or Python's caches."""
+    return sorted(path for path in _below(folder) if path.suffix == ".py")
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in listed:
+        if entry.name.startswith(".") or entry.name == "__pycache__":
+            continue
+        path = folder / entry.name
+        # A symbolic link to a folder above would never end.
+        if entry.is_dir(follow_symlinks=False) or (
+            entry.is_dir() and not folder.resolve().is_relative_to(path.resolve())
+        ):
+            yield from _below(path)
+        else:
+            yield path
+
+
+def stamp(declared: Iterable[Path], plugins: Path, single: Iterable[Path]) -> bytes:
+    """Equal while nothing changes: the declarations in folders, the code of plugins, and files by themselves.
+
+    It follows symbolic links, so that a folder whose links are moved to new files has another stamp. It looks at what a
+    file cannot keep when it is written (the time of the last change of its inode), never into the file.
+    """
+    digest = hashlib.sha256()
+    for folder in declared:
+        try:
+            paths = [*declarations(folder), *unread(folder)]
+        except OSError:
+            paths = []
+            digest.update(b"\0")
+        _stamp(digest, paths)
+    _stamp(digest, code(plugins))
+    _stamp(digest, single)
+    return digest.digest()
+
+
+def _stamp(digest: hashlib._Hash, paths: Iterable[Path]) -> None:
+    for path in paths:
+        digest.update(os.fsencode(path))
+        try:
+            found = path.stat()
+        except OSError:
+            digest.update(b"\0")
+            continue
+        parts = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        digest.update(b"\0%d %d %d %d %d\n" % parts)
+    digest.update(b"\0\0")

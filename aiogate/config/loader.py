@@ -66,6 +66,8 @@ class Declared:
     definitions: tuple[Definition, ...] = ()
     policies: PolicySet = field(default_factory=PolicySet)
     warnings: tuple[Diagnostic, ...] = ()
+    secrets: frozenset[Path] = frozenset()
+    """The files that values come from, by `${file:…}`."""
     _apis: Mapping[str, _Read[Definition]] = field(default_factory=dict, repr=False, compare=False)
     _policies: Mapping[str, _Read[Policy]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -118,7 +120,8 @@ def load(
         else PolicySet(_by_id(policies.read_files.values()).values())
     )
     warnings = tuple(sorted([*apis.warnings, *policies.warnings]))
-    declared = Declared(definitions, kept, warnings, apis.read_files, policies.read_files)
+    secrets = frozenset(_secret_files([*apis.read_files.values(), *policies.read_files.values()]))
+    declared = Declared(definitions, kept, warnings, secrets, apis.read_files, policies.read_files)
     if found:
         raise NotLoaded(found, declared, apis.broken)
     return declared
@@ -231,6 +234,13 @@ def _likely_ids(path: Path, data: bytes) -> Iterator[str]:
     yield path.stem
     for found in _ID_LINE.finditer(data):
         yield found[1].decode("ascii")
+
+
+def _secret_files(reads: Iterable[_Read[Definition] | _Read[Policy]]) -> Iterator[Path]:
+    for read in reads:
+        for reference, _ in read.source.variables:
+            if reference.startswith("file:"):
+                yield Path(reference.removeprefix("file:"))
 
 
 def _by_id(reads: Iterable[_Read[Policy]]) -> dict[str, Policy]:

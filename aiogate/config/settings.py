@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
 from aiogate.config import files
@@ -224,6 +224,8 @@ class Settings(Model):
     plugins: _Folder = Path("plugins")
     workers: Annotated[int, BeforeValidator(_parse_workers), Field(ge=1, le=1024)] = 1
     """Processes that take requests; `auto` is one per core."""
+    watch: bool = False
+    """Whether a change of a declared file, of a plugin or of the settings file reloads by itself."""
     trusted_proxies: Annotated[
         tuple[Annotated[Network, BeforeValidator(_parse_network)], ...], BeforeValidator(_parse_networks)
     ] = ()
@@ -234,6 +236,12 @@ class Settings(Model):
     quota_status: Annotated[Literal[403, 429], _Whole] = 403
     """The status of a refusal by quota."""
     passwords: Passwords = Passwords()
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that these were read from; None: there was none."""
+        return self._file
 
 
 def load_settings(
@@ -276,7 +284,9 @@ def load_settings(
     if access_log.file != "-":
         access_log = access_log.model_copy(update={"file": str(base / access_log.file)})
     folders = {key: base / getattr(settings, key) for key in _FOLDERS}
-    return settings.model_copy(update={**folders, "access_log": access_log})
+    settings = settings.model_copy(update={**folders, "access_log": access_log})
+    settings._file = file
+    return settings
 
 
 _FOLDERS: Final = ("state", "apis", "policies", "plugins")

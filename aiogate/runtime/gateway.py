@@ -21,7 +21,7 @@ from aiogate.errors import Diagnostic, DiagnosticsFound, Problem
 from aiogate.proxy.body import NO_BODY
 from aiogate.proxy.paths import Canonical, canonical
 from aiogate.runtime import readings, views
-from aiogate.runtime.reload import Change, Generation, Loader, ReloadVerdict, difference, retire
+from aiogate.runtime.reload import Change, Generation, Loader, ReloadVerdict, difference, discard, retire
 from aiogate.telemetry.metrics import exposition
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ RESTART_ONLY = (
     "state",
     "store",
     "workers",
+    "watch",
     "timeouts",
     "limits",
     "trusted_proxies",
@@ -170,7 +171,11 @@ class Gateway:
     async def _swap_in(self, settings: Settings) -> Change:
         old = self.generation
         new = await self._loader.load(settings, old)
-        prepared = await self.plugins.prepare(new.board)
+        try:
+            prepared = await self.plugins.prepare(new.board)
+        except DiagnosticsFound:
+            discard(new.table.apis.values(), new.board, old)
+            raise
         waiting = tuple(name for name in RESTART_ONLY if getattr(settings, name) != getattr(self.settings, name))
         self.settings = replace_reloadable(self.settings, settings)
         self.generation = new

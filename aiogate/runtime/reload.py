@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from aiogate.builtin import BUILTINS
 from aiogate.chain.compile import CompiledApi, Compiler
-from aiogate.chain.plugboard import PlugBoard, load_plugins
+from aiogate.chain.plugboard import DROP_IN, PlugBoard, load_plugins
+from aiogate.config import files
 from aiogate.config.loader import Declared, NotLoaded, load
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.router import RouteTable
@@ -28,11 +31,13 @@ if TYPE_CHECKING:
     from aiogate.config.settings import Settings
     from aiogate.telemetry.decisions import Decision
 
-__all__ = ["Change", "Generation", "Loader", "ReloadVerdict", "retire"]
+__all__ = ["Change", "Generation", "Loader", "ReloadVerdict", "discard", "retire", "stamp"]
 
 _log = logging.getLogger("aiogate.reload")
 COMPILED_AT_A_TIME = 8
 """Definitions compiled before requests get their turn: a reload of all files must not hold up the loop."""
+READINGS = 5
+"""How often files are read again that change while they are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +97,7 @@ class Loader:
 
     async def load(self, settings: Settings, previous: Generation | None) -> Generation:
         """The next generation. Raises `DiagnosticsFound` with every mistake in every file."""
-        found: list[Diagnostic] = []
-        declared, mistakes, half_read = await asyncio.to_thread(declare, settings, previous)
-        found.extend(mistakes)
-        board, broken = load_plugins(BUILTINS, settings.plugins, previous.board if previous else None)
-        found.extend(broken)
+        declared, board, half_read, found = await self._read(settings, previous)
         compiler = Compiler(board, self._services, self._record, settings.quota_status)
         for partial in half_read:
             found.extend(compiler.check_broken(partial))
@@ -106,12 +107,29 @@ class Loader:
         apis, uncompiled = await self._compile(compiler, definitions, previous)
         found.extend(uncompiled)
         if found:
-            discard(apis, previous)
+            discard(apis, board, previous)
             raise DiagnosticsFound(found)
         number = previous.number + 1 if previous else 1
         own = previous.table.own if previous else [served(compiler, definition) for definition in self._own]
         table = await asyncio.to_thread(RouteTable, number, apis, declared.policies, self._now(), own)
         return Generation(table, declared, board)
+
+    async def _read(
+        self, settings: Settings, previous: Generation | None
+    ) -> tuple[Declared, PlugBoard, tuple[BrokenDefinition, ...], list[Diagnostic]]:
+        """Everything that is on disk, as it was at one moment: what changes meanwhile is read again."""
+        before = await asyncio.to_thread(stamp, settings)
+        for reading in range(1, READINGS + 1):
+            declared, mistakes, half_read = await asyncio.to_thread(declare, settings, previous)
+            board, broken = load_plugins(BUILTINS, settings.plugins, previous.board if previous else None)
+            after = await asyncio.to_thread(stamp, settings)
+            if after == before or reading == READINGS:
+                break
+            forget(board.modules.values(), previous)
+            before = after
+        if after != before:
+            _log.warning("the files never rested while they were read %d times: reload again when they do", READINGS)
+        return declared, board, half_read, [*mistakes, *broken]
 
     async def _compile(
         self, compiler: Compiler, definitions: Sequence[Definition], previous: Generation | None
@@ -131,6 +149,12 @@ class Loader:
             if compiled % COMPILED_AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return apis, found
+
+
+def stamp(settings: Settings, declared: Declared | None = None) -> bytes:
+    """Equal while nothing changes on disk that a load reads; with `declared` also the files of its `${file:…}`."""
+    single = [*([settings.file] if settings.file is not None else []), *sorted(declared.secrets if declared else ())]
+    return files.stamp((settings.apis, settings.policies), settings.plugins, single)
 
 
 def carried_on(
@@ -189,19 +213,39 @@ def difference(old: Generation | None, new: Generation, restart_needed: tuple[st
 
 
 def retire(old: Generation, new: Generation) -> None:
-    """Close what the new generation does not carry on, each after its last request."""
+    """Close what the new generation does not carry on, each after its last request; then forget its plugins' code."""
     carried = {id(api) for api in new.table.apis.values()}
-    for api in old.table.apis.values():
-        if id(api) not in carried:
-            api.lease.retire(lambda api=api: close(api))  # type: ignore[misc]  # the default binds the loop variable
+    replaced = [api for api in old.table.apis.values() if id(api) not in carried]
+    running = len(replaced)
+
+    def done(api: CompiledApi) -> None:
+        nonlocal running
+        close(api)
+        running -= 1
+        if running == 0:
+            forget(old.board.modules.values(), new)
+
+    for api in replaced:
+        api.lease.retire(lambda api=api: done(api))  # type: ignore[misc]  # the default binds the loop variable
+    if not replaced:
+        forget(old.board.modules.values(), new)
 
 
-def discard(apis: Sequence[CompiledApi], previous: Generation | None) -> None:
-    """Close what a refused load compiled; it never served."""
+def discard(apis: Iterable[CompiledApi], board: PlugBoard, previous: Generation | None) -> None:
+    """Close what a refused load compiled, and forget the code that it loaded; it never served."""
     serving = {id(api) for api in previous.table.apis.values()} if previous else set()
     for api in apis:
         if id(api) not in serving:
             close(api)
+    forget(board.modules.values(), previous)
+
+
+def forget(modules: Iterable[ModuleType], serving: Generation | None) -> None:
+    """Take the code of drop-in plugins that no longer runs, and of what their packages hold, out of `sys.modules`."""
+    kept = {id(module) for module in serving.board.modules.values()} if serving is not None else set()
+    gone = [module.__name__ for module in modules if id(module) not in kept and module.__name__.startswith(DROP_IN)]
+    for name in [name for name in sys.modules if any(name == one or name.startswith(f"{one}.") for one in gone)]:
+        del sys.modules[name]
 
 
 def close(api: CompiledApi) -> None:

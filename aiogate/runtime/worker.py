@@ -14,8 +14,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import orjson
@@ -30,6 +30,7 @@ from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
 from aiogate.runtime import same_port
 from aiogate.runtime.assembly import assemble
 from aiogate.runtime.gateway import Gateway
+from aiogate.runtime.watch import Watcher
 from aiogate.telemetry import logs
 from aiogate.telemetry.access_log import AccessLog
 
@@ -114,6 +115,8 @@ async def serving(
 
     Raises `DiagnosticsFound` when it cannot start.
     """
+    # Looked at before anything is read: what changes from now on is a change.
+    watcher = Watcher(settings) if settings.watch else None
     control_socket, sockets = bind(settings)
     own = same_port.definitions(control_socket.getsockname()[1]) if settings.control.listen == "same" else ()
     async with AsyncExitStack() as stack:
@@ -143,12 +146,35 @@ async def serving(
             gateway.control_address = gateway.listen_addresses[0] if own else private
             gateway.connections = lambda: listener.connections
             with run_file(settings, gateway, private):
-                yield gateway
+                async with beside(watcher.run(gateway) if watcher is not None else None):
+                    yield gateway
                 gateway.draining = True
                 await drain(listener, settings.timeouts.drain, cut or asyncio.Event())
         finally:
             await listener.drain(0)
             await control.cleanup()
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[None, None, None] | None) -> AsyncIterator[None]:
+    """Run it as long as the block; it failing is told, and ends nothing."""
+    if work is None:
+        yield
+        return
+
+    async def logged() -> None:
+        try:
+            await work
+        except Exception:
+            _log.exception("files are no longer watched")
+
+    task = asyncio.create_task(logged())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def access_log(settings: Settings) -> AccessLog | None:

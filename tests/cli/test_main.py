@@ -61,7 +61,7 @@ def test_the_help_page_names_the_commands_of_this_version() -> None:
     "arguments",
     [
         ["nothing"],
-        ["serve", "--watch"],
+        ["serve", "--wach"],
         ["serve", "-c", "not-there.yaml"],
         ["check", "not-there"],
         ["chain"],
