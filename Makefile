@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test check format clean
+.PHONY: serve test check bench format clean
 
 serve: $(VENV)/.serve
 	$(BIN)/aiogate serve
@@ -18,6 +18,11 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m "not slow"
+
+# Beside real gateways, about ten minutes; QUICK=1 under 90 seconds.
+bench: $(VENV)/.test
+	bench/servers.sh
+	$(BIN)/python -m bench
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
