@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     )
     from aiogate.chain.exchange import BodyStream, Exchange, RequestBody, Response
     from aiogate.chain.hookspecs import Lifecycle
+    from aiogate.config.headers import EditableHeader, HeaderName, HeaderValue
+    from aiogate.config.match import Method, PathEntry, PathTable
     from aiogate.config.model import Model
     from aiogate.config.units import Duration, Pattern, Rate, Size, Timestamp
     from aiogate.domain.limits import Bucket
@@ -39,13 +41,19 @@ __all__ = [
     "Bucket",
     "BuildContext",
     "Duration",
+    "EditableHeader",
     "Exchange",
     "Grant",
+    "HeaderName",
+    "HeaderValue",
     "Lifecycle",
     "LookupFailure",
+    "Method",
     "Middleware",
     "MiddlewareKind",
     "Model",
+    "PathEntry",
+    "PathTable",
     "Pattern",
     "Problem",
     "Rate",
@@ -63,6 +71,8 @@ _MODULES: Final = (
     "chain.contracts",
     "chain.exchange",
     "chain.hookspecs",
+    "config.headers",
+    "config.match",
     "config.model",
     "config.units",
     "domain.limits",

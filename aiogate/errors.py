@@ -158,6 +158,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
         "API has expired, please check documentation or contact administrator",
         event="VersionFailure",
     ),
+    Problem("cors_denied", 403, "Cross-origin request is not allowed"),
     Problem("ip_denied", 403, "access from this IP has been disallowed", event="AuthFailure"),
     Problem("rate_limited", 429, "Rate Limit Exceeded", event="RatelimitExceeded"),
     Problem("api_rate_limited", 429, "API Rate Limit Exceeded", event="RatelimitExceeded"),

@@ -6,6 +6,7 @@
 from typing import Final
 
 _NAMES: Final = (
-    "key", "basic", "ip_filter", "rate_limit", "request_headers", "response_headers", "mock", "reverse_proxy",
+    "key", "basic", "cors", "size_limit", "ip_filter", "paths", "rate_limit", "request_headers", "response_headers",
+    "timeout", "mock", "reverse_proxy",
 )  # fmt: skip
 BUILTINS: Final = tuple(f"aiogate.builtin.{name}" for name in _NAMES)

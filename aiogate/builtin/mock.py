@@ -10,12 +10,24 @@ The answer is given after authentication and limits, so a mocked API is protecte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from pydantic import Field, model_validator
 
-from aiogate import BuildContext, Exchange, Middleware, MiddlewareKind, Model, Response, Stage, hookimpl
+from aiogate import (
+    BuildContext,
+    Exchange,
+    HeaderName,
+    HeaderValue,
+    Middleware,
+    MiddlewareKind,
+    Model,
+    Response,
+    Stage,
+    hookimpl,
+)
 
 
 class Config(Model):
@@ -24,7 +36,7 @@ class Config(Model):
     shorthand = "body"
 
     status: int = Field(default=200, ge=200, le=599)
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: Mapping[HeaderName, HeaderValue] = Field(default_factory=dict)
     body: str | None = None
     json_: Any = Field(default=None, alias="json")
 
@@ -50,7 +62,6 @@ def build(config: Config, context: BuildContext) -> Middleware:
     headers = dict(config.headers)
     if body and not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = kind
-    # Refuses a header that cannot be sent while compiling, with the line of the definition.
     raw = Response(config.status, body, headers).wire_headers()
 
     def answer(exchange: Exchange) -> Response:

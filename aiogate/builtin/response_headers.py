@@ -8,36 +8,30 @@ Removed first, then set, then added. Refusals made before the request got this f
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Mapping
 
-from aiogate import BuildContext, Exchange, Middleware, MiddlewareKind, Model, Response, Stage, hookimpl
+from pydantic import Field
 
-# Framing and connection belong to one hop, and who the client is the gateway says itself.
-_OURS = frozenset(
-    {
-        "connection", "content-length", "expect", "forwarded", "host", "http2-settings", "keep-alive",
-        "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding",
-        "upgrade", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id",
-    }
-)  # fmt: skip
+from aiogate import (
+    BuildContext,
+    EditableHeader,
+    Exchange,
+    HeaderValue,
+    Middleware,
+    MiddlewareKind,
+    Model,
+    Response,
+    Stage,
+    hookimpl,
+)
 
 
 class Config(Model):
     """`set` replaces every header of a name by one, `add` puts one more, `remove` drops all of a name."""
 
-    set: dict[str, str] = Field(default_factory=dict)
-    add: dict[str, str] = Field(default_factory=dict)
-    remove: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _sendable(self) -> Config:
-        for name in (*self.set, *self.add, *self.remove):
-            if name.lower().replace("_", "-") in _OURS:
-                raise ValueError(f"the header {name} is the gateway's own to say")
-            Response().set(name, "")
-        for name, value in (*self.set.items(), *self.add.items()):
-            Response().set(name, value)
-        return self
+    set: Mapping[EditableHeader, HeaderValue] = Field(default_factory=dict)
+    add: Mapping[EditableHeader, HeaderValue] = Field(default_factory=dict)
+    remove: tuple[EditableHeader, ...] = ()
 
 
 @hookimpl

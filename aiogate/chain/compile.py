@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from aiogate.chain import authenticate, authorise, limit, versions
+from aiogate.chain import authenticate, authorise, limit, opening, versions
 from aiogate.chain.contracts import (
     Authenticator,
     AuthenticatorKind,
@@ -26,6 +26,7 @@ from aiogate.chain.contracts import (
     MiddlewareKind,
     OnRequest,
     OnResponse,
+    Opens,
     Services,
     Stage,
 )
@@ -298,7 +299,9 @@ class _Builder(_Entries):
         """Every step of one version, in order."""
         definition, services = self.definition, self.services
         steps: list[Step] = []
+        further: list[Step] = []
         contributions: list[limit.Contribution] = []
+        openers: list[Opens] = []
 
         expiry = versions.expiry_step(definition.expires, expires, services.clock)
         if expiry is not None:
@@ -311,9 +314,6 @@ class _Builder(_Entries):
                     on_request=expiry,
                 )
             )
-        if definition.auth.mode != "none":
-            steps.extend(self.auth_steps(version, methods))
-
         for use, loaded, config in plugins:
             assert loaded is not None
             assert isinstance(loaded.kind, MiddlewareKind)
@@ -331,9 +331,18 @@ class _Builder(_Entries):
                     step = in_shadow(api, step, take)
                 else:
                     contributions.append(contribution)
-                steps.append(step)
+                further.append(step)
+            if middleware.opens is not None and use.mode != "shadow":
+                openers.append(opening.where(use.match, middleware.opens))
             if middleware.on_request is not None or middleware.on_response is not None:
-                steps.append(plugin_step(api, use, loaded, middleware))
+                further.append(plugin_step(api, use, loaded, middleware))
+
+        if openers:
+            decide = opening.opening_step(openers)
+            steps.append(Step("open", Stage.VERSION, CORE, self.at("plugins"), on_request=decide))
+        if definition.auth.mode != "none":
+            steps.extend(self.auth_steps(version, methods, some_open=bool(openers)))
+        steps.extend(further)
 
         authenticated = definition.auth.mode != "none"
         if authenticated or contributions:
@@ -345,7 +354,9 @@ class _Builder(_Entries):
         steps.append(self.terminal(version))
         return steps
 
-    def auth_steps(self, version: str, methods: Sequence[tuple[PluginUse, LoadedKind | None, Any]]) -> Iterable[Step]:
+    def auth_steps(
+        self, version: str, methods: Sequence[tuple[PluginUse, LoadedKind | None, Any]], *, some_open: bool
+    ) -> Iterable[Step]:
         definition = self.definition
         names = tuple(use.name for use, _, _ in methods)
         built: list[Authenticator] = []
@@ -369,11 +380,13 @@ class _Builder(_Entries):
             call = authenticate.all_of(built, names, definition.auth.session_from)
         else:
             call = authenticate.any_of(built)
+        call = opening.unless_open(call) if some_open else call
         yield Step("auth", Stage.AUTHENTICATE, ", ".join(names), position, on_request=call)
         if definition.strip_credentials:
             strip = authenticate.strip_step(built)
             yield Step("strip_credentials", Stage.AUTHENTICATE, CORE, self.at("strip_credentials"), on_request=strip)
         check = authorise.authorise(definition.id, versioned=definition.versions is not None, clock=self.services.clock)
+        check = opening.unless_open(check) if some_open else check
         yield Step("access", Stage.AUTHORISE, CORE, position, on_request=check)
 
     def terminal(self, version: str) -> Step:
@@ -398,7 +411,7 @@ class _Builder(_Entries):
         assert isinstance(loaded.kind, MiddlewareKind)
         same = [other for other in self.definition.plugins if other.name == use.name]
         ordinal = next(number for number, other in enumerate(same) if other is use)
-        context = BuildContext(self.definition, version, self.services, use.position, ordinal=ordinal)
+        context = BuildContext(self.definition, version, self.services, use.position, ordinal=ordinal, mode=use.mode)
         try:
             middleware = loaded.kind.build(config, context)
         except Exception as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aiogate.errors import Position, Problem
 from aiogate.telemetry.metrics import Metrics
@@ -41,6 +41,7 @@ __all__ = [
 
 OnRequest = Callable[["Exchange"], "Problem | Response | None | Awaitable[Problem | Response | None]"]
 OnResponse = Callable[["Exchange", "Response"], "Awaitable[None] | None"]
+Opens = Callable[["Exchange"], bool]
 
 
 class Stage(enum.IntEnum):
@@ -76,7 +77,8 @@ class BuildContext:
 
     `version` is the version's name that is being compiled. `siblings` are the names of all methods in the same `auth`
     list. `ordinal` counts the uses of this plugin in the definition, from 0. `position` is where the plugin's key
-    stands in the file.
+    stands in the file. `mode` is that of the entry: a plugin that leaves something behind for later steps leaves
+    nothing in `shadow`.
     """
 
     definition: Definition
@@ -85,6 +87,7 @@ class BuildContext:
     position: Position
     siblings: tuple[str, ...] = ()
     ordinal: int = 0
+    mode: Literal["enforce", "shadow"] = "enforce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,16 @@ class Middleware:
 
     `on_request` returns None (go on), a `Problem` (refuse) or a `Response` (answer). `on_response` runs for every
     response of a request that entered this step, refusals included, in reverse order, before the head is written; it
-    edits the response in place. `buckets` are taken by the core's limit step together with the session's own. `close`
-    runs once, after the last request of the replaced API.
+    edits the response in place. `buckets` are taken by the core's limit step together with the session's own. `opens`
+    answers True for a request that needs no credential: it skips authentication, rights and the limits of keys. It is
+    asked for each request before stage AUTHENTICATE, sync, and never in shadow mode. `close` runs once, after the last
+    request of the replaced API.
     """
 
     on_request: OnRequest | None = None
     on_response: OnResponse | None = None
     buckets: Sequence[tuple[Bucket, Problem]] = ()
+    opens: Opens | None = None
     close: Callable[[], None] | None = None
 
 

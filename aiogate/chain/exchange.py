@@ -70,6 +70,10 @@ class RequestBody(BodyStream, Protocol):
         """The whole body, kept so that it still goes upstream. Raises `BodyTooLarge` past `limit` bytes."""
         ...
 
+    def cap(self, limit: int) -> None:
+        """From now on reading raises `BodyTooLarge` past `limit` bytes in all. Of several caps the smallest holds."""
+        ...
+
 
 class HeaderEdits:
     """Changes to a request's headers on their way upstream: removed first, then set, then added."""
@@ -202,11 +206,11 @@ class Exchange:
     undecided), `tail` (canonical path behind the listen path, and behind the version's segment where that is stripped;
     begins with `/`).
 
-    Left by steps: `session` and its `grant` at this API, `credential_kind`, `upstream_path` (None: derived from
-    `tail`), `upstream_query`, `upstream_headers`, `upstream_timeout` (seconds above zero that the upstream has until
-    the head of its response, connecting and a second attempt included; None: what `upstream:` says),
-    `upstream_seconds` (until the head of the response; None: the upstream was not asked), `problem`, and `state`,
-    where a plugin keeps what belongs to this request under its own name.
+    Left by steps: `open` (the request needs no credential), `session` and its `grant` at this API, `credential_kind`,
+    `upstream_path` (None: derived from `tail`), `upstream_query`, `upstream_headers`, `upstream_timeout` (seconds
+    above zero that the upstream has until the head of its response, connecting and a second attempt included; None:
+    what `upstream:` says), `upstream_seconds` (until the head of the response; None: the upstream was not asked),
+    `problem`, and `state`, where a plugin keeps what belongs to this request under its own name.
     """
 
     __slots__ = (
@@ -221,6 +225,7 @@ class Exchange:
         "headers",
         "host",
         "method",
+        "open",
         "path",
         "peer",
         "policies",
@@ -284,6 +289,7 @@ class Exchange:
         self.version: str | None = None
         self.version_problem: Problem | None = None
         self.tail = path
+        self.open = False
         self.session: Session | None = None
         self.credential_kind = ""
         self.upstream_path: str | None = None

@@ -66,7 +66,8 @@ def diagnostics_of(error: ValidationError, source: Source, prefix: Path = ()) ->
 def _diagnostic(detail: ErrorDetails, source: Source, path: Path) -> Diagnostic:
     kind = detail["type"]
     context: dict[str, Any] = detail.get("ctx", {})
-    if path and path[-1] == _KEY:
+    is_key = bool(path) and path[-1] == _KEY
+    if is_key:
         path = path[:-1]
         position = source.locate_key(path)
     elif kind in ("unknown_key", "extra_forbidden"):
@@ -82,7 +83,8 @@ def _diagnostic(detail: ErrorDetails, source: Source, path: Path) -> Diagnostic:
     if kind == "missing":
         return Diagnostic.at(position, "missing_key", f"`{name}` is missing", "", shown)
     if kind in DIAGNOSTICS:
-        subject = _shown(source.written(path)) if context.get("show") else None
+        # What stands at the path of a key is its value, which is not what is wrong.
+        subject = _shown(source.written(path)) if context.get("show") and not is_key else None
         name = _last_key(source, path)
         message = f"`{subject if subject is not None else name}` {detail['msg']}"
         hint = str(context.get("hint", ""))

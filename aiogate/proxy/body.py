@@ -38,6 +38,9 @@ class NoBody:
     async def read_all(self, limit: int) -> bytes:
         return b""
 
+    def cap(self, limit: int) -> None:
+        pass
+
     def whole(self) -> bytes:
         return b""
 
@@ -56,7 +59,9 @@ class ClientBody:
     """
 
     __slots__ = (
+        "_came",
         "_idle_timeout",
+        "_most",
         "_payload",
         "_promise",
         "_read",
@@ -79,6 +84,8 @@ class ClientBody:
         self._promise = promise
         self._whole: bytes | None = None
         self._read = False
+        self._came = 0
+        self._most: int | None = None
         self._waiting = False
         self._seen = -1
         self._seen_at = 0.0
@@ -110,12 +117,19 @@ class ClientBody:
             raise BodyTooLarge(f"{len(self._whole)} bytes, {limit} allowed")
         return self._whole
 
+    def cap(self, limit: int) -> None:
+        if self._most is None or limit < self._most:
+            self._most = limit
+
     def whole(self) -> bytes | None:
-        """The body when all of it is here and nobody has read it yet, else None. Takes it: like `read`, but at once."""
+        """The body when all of it is here and nobody has read it yet, else None. Takes it: like `read`, but at once.
+
+        Raises `BodyTooLarge` past a cap.
+        """
         if self._read:
             return None
         if self._whole is None and self._payload.is_eof() and self._payload.exception() is None:
-            self._whole = self._payload.read_nowait() if not self._payload.at_eof() else b""
+            self._whole = self._counted(self._payload.read_nowait() if not self._payload.at_eof() else b"")
         if self._whole is not None:
             self._read = True
         return self._whole
@@ -155,7 +169,7 @@ class ClientBody:
             promise()
         self._waiting = True
         try:
-            return await self._payload.readany()
+            return self._counted(await self._payload.readany())
         except RequestPayloadError as error:
             raise BodyBroken(str(error)) from error
         except RuntimeError as error:
@@ -163,3 +177,10 @@ class ClientBody:
             raise BodyBroken("the client is gone") from error
         finally:
             self._waiting = False
+
+    def _counted(self, piece: bytes) -> bytes:
+        if self._most is not None:
+            self._came += len(piece)
+            if self._came > self._most:
+                raise BodyTooLarge(f"more than {self._most} bytes came")
+        return piece

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
+from aiogate.config.headers import FRAMING, SAID_BY_US
+
 __all__ = [
     "FROM_TRUSTED",
     "FROM_UNTRUSTED",
@@ -21,33 +23,8 @@ __all__ = [
     "nominated",
 ]
 
-_HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-_FRAMING: Final = _HOP_BY_HOP | {b"content-length"}
-_SAID_BY_US: Final = frozenset(
-    {
-        b"expect",
-        b"forwarded",
-        b"host",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-real-ip",
-        b"x-request-id",
-    }
-)
+_FRAMING: Final = frozenset(name.encode() for name in FRAMING)
+_SAID_BY_US: Final = frozenset(name.encode() for name in SAID_BY_US)
 # Frameworks rewrite the target or the method by these, behind the back of the rules that were checked here.
 _OVERRIDES: Final = frozenset(
     {

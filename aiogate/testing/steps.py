@@ -55,6 +55,10 @@ class _Body:
             raise BodyTooLarge(f"{len(self._data)} bytes, {limit} allowed")
         return self._data
 
+    def cap(self, limit: int) -> None:
+        if len(self._data) > limit:
+            raise BodyTooLarge(f"{len(self._data)} bytes, {limit} allowed")
+
     def close(self) -> None:
         self._left = b""
 
@@ -150,6 +154,8 @@ async def run_middleware(
     """
     services = services or make_services()
     middleware = kind.build(kind.config.model_validate(config), _context(definition, services))
+    if middleware.opens is not None and middleware.opens(exchange) is True:
+        exchange.open = True
     spoken = await _settled(middleware.on_request(exchange)) if middleware.on_request is not None else None
     if spoken is None and middleware.buckets:
         taken = await _settled(
