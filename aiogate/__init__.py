@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from aiogate.config.match import Method, PathEntry, PathTable
     from aiogate.config.model import Model
     from aiogate.config.units import Duration, Pattern, Rate, Size, Timestamp
+    from aiogate.credentials.jose import Token
+    from aiogate.credentials.places import Places
     from aiogate.domain.limits import Bucket
     from aiogate.domain.session import Grant, Session
     from aiogate.errors import PROBLEMS, Problem
@@ -55,6 +57,7 @@ __all__ = [
     "PathEntry",
     "PathTable",
     "Pattern",
+    "Places",
     "Problem",
     "Rate",
     "RequestBody",
@@ -64,6 +67,7 @@ __all__ = [
     "Size",
     "Stage",
     "Timestamp",
+    "Token",
     "hookimpl",
 ]
 
@@ -75,6 +79,8 @@ _MODULES: Final = (
     "config.match",
     "config.model",
     "config.units",
+    "credentials.jose",
+    "credentials.places",
     "domain.limits",
     "domain.session",
     "errors",

@@ -139,6 +139,15 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
         400,
         "Session state is missing or unset! Please make sure that auth headers are properly applied",
     ),
+    Problem("token_invalid", 403, "Key not authorized", event="AuthFailure"),
+    Problem("token_algorithm", 403, "Key not authorized: Unexpected signing method", event="AuthFailure"),
+    Problem("token_expired", 401, "Key not authorized: token has expired", event="AuthFailure"),
+    Problem("token_rejected", 401, "Key not authorized", event="AuthFailure"),
+    Problem("token_identity", 403, "no suitable claims for user ID were found", event="AuthFailure"),
+    Problem("token_policy", 403, "key not authorized: no matching policy", event="AuthFailure"),
+    Problem(
+        "issuer_unavailable", 503, "The issuer of the token cannot be asked, try again", headers=(("Retry-After", "1"),)
+    ),
     Problem("key_inactive", 403, "Key is inactive, please renew", event="KeyExpired"),
     Problem("key_expired", 401, "Key has expired, please renew", event="KeyExpired"),
     Problem("access_denied", 403, _DISALLOWED),

@@ -6,7 +6,9 @@
 from typing import Final
 
 _NAMES: Final = (
-    "key", "basic", "cors", "size_limit", "ip_filter", "paths", "rate_limit", "request_headers", "response_headers",
+    "key", "basic",
+    "jwt",
+    "cors", "size_limit", "ip_filter", "paths", "rate_limit", "request_headers", "response_headers",
     "timeout", "mock", "reverse_proxy",
 )  # fmt: skip
 BUILTINS: Final = tuple(f"aiogate.builtin.{name}" for name in _NAMES)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import parse_qsl
 
 from pydantic import model_validator
 
@@ -24,6 +23,7 @@ from aiogate import (
     Exchange,
     LookupFailure,
     Model,
+    Places,
     Problem,
     Session,
     hookimpl,
@@ -95,49 +95,17 @@ def wrong_kind(session: Session) -> Problem:
 
 def presented_by(config: Config, siblings: tuple[str, ...]) -> Callable[[Exchange], str | Problem | None]:
     """The function that finds the token of a request: the token, None, or a problem where two places differ."""
-    header, query, cookie = config.header, config.query, config.cookie
     leaves_basic = "basic" in siblings
-    leaves_jwt = "jwt" in siblings
+    leaves_signed = not {"jwt", "oidc"}.isdisjoint(siblings)
 
-    def from_header(exchange: Exchange) -> str | None:
-        assert header is not None
-        value = exchange.headers.get(header)
-        if value is None:
-            return None
+    def of_header(value: str) -> str | None:
         scheme, _, rest = value.partition(" ")
         scheme = scheme.lower()
         if scheme == "bearer" and rest:
             token = rest.strip()
-            return None if leaves_jwt and token.count(".") == 2 else token
+            return None if leaves_signed and token.count(".") == 2 else token
         if leaves_basic and scheme == "basic":
             return None
         return value.strip() or None
 
-    if header is not None and query is None and cookie is None:
-        return from_header
-
-    def from_anywhere(exchange: Exchange) -> str | Problem | None:
-        values: set[str] = set()
-        if header is not None and (value := from_header(exchange)):
-            values.add(value)
-        if query is not None and exchange.query:
-            pairs = parse_qsl(exchange.query, keep_blank_values=False)
-            values.update(value for name, value in pairs if name == query)
-        if cookie is not None:
-            for line in exchange.headers.getall("Cookie", ()):
-                values.update(cookies_named(cookie, line))
-        if len(values) > 1:
-            return PROBLEMS["auth_ambiguous"].because("the header, the query or the cookie carry differing keys")
-        return values.pop() if values else None
-
-    return from_anywhere
-
-
-def cookies_named(name: str, line: str) -> list[str]:
-    """Every non-empty value of the cookie in one Cookie header (RFC 6265 section 5.4)."""
-    values = []
-    for crumb in line.split(";"):
-        key, found, value = crumb.strip().partition("=")
-        if found and key.strip() == name and value:
-            values.append(value.strip().strip('"'))
-    return values
+    return Places(config.header, config.query, config.cookie).reader(of_header)

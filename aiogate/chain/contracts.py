@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiogate.config.definition import Definition
     from aiogate.config.model import Model
     from aiogate.credentials.passwords import Passwords
+    from aiogate.credentials.tokens import Tokens
     from aiogate.domain.limits import Bucket
     from aiogate.domain.session import Session
     from aiogate.proxy.pool import UpstreamPools
@@ -68,6 +69,7 @@ class Services:
     passwords: Passwords
     events: EventBus
     upstreams: UpstreamPools
+    tokens: Tokens
     metrics: Metrics = field(default_factory=Metrics)
 
 

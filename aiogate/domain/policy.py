@@ -231,11 +231,18 @@ def lay_over(document: SessionDocument, record: Record, policies: PolicySet) -> 
         inactive_reason=_inactive_reason(document, policies) if effective.is_inactive else "",
         password=document.basic_auth_data.password,
         password_kind=document.basic_auth_data.hash_type,
+        secret=_secret(document, record),
         policies=document.policy_ids,
         tags=effective.tags,
         meta=effective.meta_data,
         alias=document.alias,
     )
+
+
+def _secret(document: SessionDocument, record: Record) -> str:
+    if record.kind == "jwt":
+        return document.jwt_data.secret
+    return document.hmac_string if record.kind == "hmac" else ""
 
 
 def as_written(

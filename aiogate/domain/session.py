@@ -556,6 +556,8 @@ class Session:
     password: str = ""
     """The stored password hash of a basic-auth user; never shown."""
     password_kind: str = ""
+    secret: str = field(default="", repr=False)
+    """What a session of kind `jwt` or `hmac` is signed with; never shown."""
     policies: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from aiogate.clock import Clock, SystemClock
 from aiogate.config.definition import Definition
 from aiogate.config.settings import Settings
 from aiogate.credentials.passwords import Passwords
+from aiogate.credentials.tokens import Tokens
 from aiogate.domain.policy import PolicySet
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.pool import UpstreamPools
@@ -80,6 +81,7 @@ async def assemble(
             await gateway.plugins.stop()
             services.upstreams.close()
             await services.passwords.close()
+            await services.tokens.close()
     finally:
         await store.close()
 
@@ -93,6 +95,7 @@ def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
         passwords=Passwords(cost=settings.passwords.cost, cache_seconds=settings.passwords.cache, clock=clock),
         events=EventBus(),
         upstreams=UpstreamPools(),
+        tokens=Tokens(clock),
     )
 
 

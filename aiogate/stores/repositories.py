@@ -17,7 +17,7 @@ from typing import Final
 from aiogate.clock import Clock
 from aiogate.domain.account import org_of_key, stored_name
 from aiogate.domain.policy import PolicyProblem, PolicySet, lay_over
-from aiogate.domain.session import DocumentError, Record, Session, parse_stored
+from aiogate.domain.session import DocumentError, Record, Session, SessionDocument, SessionKind, parse_stored
 from aiogate.stores.base import SessionStore
 
 __all__ = ["LookupFailure", "SessionDirectory"]
@@ -93,6 +93,17 @@ class SessionDirectory:
             record = await asyncio.shield(flight.task)
             if not flight.stale:
                 return self._remember(name_hash, record, policies)
+
+    def derived(
+        self, org: str, kind: SessionKind, name: str, policy_ids: Sequence[str], policies: PolicySet, label: str = ""
+    ) -> Session | LookupFailure:
+        """A session without a record: its rights are those of its policies, its limits count under `name`.
+
+        Give `name` a control character, such as a NUL, so that no record can have it.
+        """
+        document = SessionDocument(org_id=org, apply_policies=tuple(policy_ids), alias=label)
+        session = lay_over(document, Record(stored_name(org, name), org, kind, label, b""), policies)
+        return LookupFailure(session.reason) if isinstance(session, PolicyProblem) else session
 
     async def explain_missing(self, org: str, name: str) -> str:
         """Why there may be no record of `name`: for `why`, never for the client."""

@@ -14,6 +14,7 @@ from aiogate.clock import Clock
 from aiogate.config.definition import Definition, read_definition
 from aiogate.config.source import read_source
 from aiogate.credentials.passwords import Passwords
+from aiogate.credentials.tokens import Tokens
 from aiogate.domain.account import kind_of, stored_name
 from aiogate.domain.policy import PolicySet
 from aiogate.domain.session import Record, Session, parse_document
@@ -120,6 +121,7 @@ def make_services(clock: Clock | None = None) -> Services:
         passwords=Passwords(clock, cost=4),
         events=EventBus(),
         upstreams=UpstreamPools(),
+        tokens=Tokens(clock),
     )
 
 

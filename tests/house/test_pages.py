@@ -129,11 +129,11 @@ async def test_every_control_path_is_described() -> None:
 
 @pytest.mark.parametrize("block", YAML_BLOCKS, ids=str)
 async def test_yaml_is_valid(block: Block, tmp_path: Path) -> None:
-    """What a page shows as YAML is accepted, beside the samples that it may name."""
+    """What a page shows as YAML is accepted, beside the samples and the page's other files, which it may name."""
     assert block.file, f"{block}: say in the first line which file this is"
     samples = {f"apis.d/{path.name}": path.read_text("utf-8") for path in (ROOT / "apis.d").glob("*.yaml")}
     plugins = {f"plugins/{path.name}": path.read_text("utf-8") for path in (ROOT / "plugins").glob("*.py")}
-    shown = {other.file: other.text for other in blocks(ROOT / block.page) if other.kind == "python"}
+    shown = {other.file: other.text for other in blocks(ROOT / block.page) if other.file and not other.part}
     text = block.text
     if block.part and block.file.startswith("apis.d/"):
         whole: dict[str, Any] = {"listen": "/part/", "auth": "none", "upstream": "http://127.0.0.1:9001/"}

@@ -1,0 +1,346 @@
+"""Authenticate by signed tokens: JSON Web Tokens (RFC 7519).
+
+    auth:
+      - jwt:
+          algorithms: [RS256]
+          jwks: https://login.example.com/.well-known/jwks.json
+          issuer: https://login.example.com/
+          audience: my-api
+          policy_claim: plan
+          default_policies: [gold]
+
+The keys are one of `key` (a secret, a PEM text or a JWK, usually `${…}`), `jwks` (addresses of published key sets) or
+`from_session`: each key that was made here signs by its own `jwt_data.secret`, Tyk's one-to-one mode.
+
+With keys of an issuer the session is made in memory from the policies that the token names; limits count per issuer and
+identity, and nothing is stored. A token that was right is remembered until it expires, so that the next request costs a
+keyed digest; changed keys, changed policies and a changed record end that at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from aiogate import (
+    PROBLEMS,
+    Authenticator,
+    AuthenticatorKind,
+    BuildContext,
+    Duration,
+    Exchange,
+    LookupFailure,
+    Model,
+    Places,
+    Problem,
+    Session,
+    Token,
+    hookimpl,
+)
+
+Algorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512",
+    "EdDSA", "Ed25519", "Ed448",
+]  # fmt: skip
+Text = Annotated[str, Field(min_length=1)]
+_one_or_more = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+Texts = Annotated[tuple[Text, ...], _one_or_more]
+Skew = Annotated[Duration, Field(le=300)]
+
+
+class Skews(Model):
+    """By how much the issuer's clock may differ; `exp`, `nbf` and `iat` go before `each`."""
+
+    shorthand: ClassVar[str | None] = "each"
+
+    each: Skew = 0.0
+    exp: Skew | None = None
+    nbf: Skew | None = None
+    iat: Skew | None = None
+
+    @property
+    def seconds(self) -> tuple[float, float, float]:
+        exp, nbf, iat = (self.each if one is None else one for one in (self.exp, self.nbf, self.iat))
+        return exp, nbf, iat
+
+
+class Scopes(Model):
+    """Policies by scope. `claim` holds the scopes, a text with blanks between them or a list."""
+
+    claim: Text = "scope"
+    policies: Mapping[str, Text] = Field(min_length=1)
+
+
+class Config(Model):
+    """Where the token stands, what it must be signed with, what it must say, and what it opens."""
+
+    algorithms: Annotated[tuple[Algorithm, ...], _one_or_more, Field(min_length=1)]
+    key: Annotated[str | None, Field(min_length=1, repr=False)] = None
+    jwks: Annotated[Texts | None, Field(min_length=1)] = None
+    jwks_cache: Annotated[Duration, Field(ge=30, le=86400)] = 300.0
+    from_session: bool = False
+    kid_is_key: bool = True
+    header: str | None = "Authorization"
+    query: str | None = None
+    cookie: str | None = None
+    issuer: Texts = ()
+    audience: Texts = ()
+    require: Texts = ("exp",)
+    skew: Skews = Skews()
+    identity: Text = "sub"
+    policy_claim: Text | None = None
+    client_claim: Text | None = None
+    scopes: Scopes | None = None
+    default_policies: Texts = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Config:
+        if not (self.header or self.query or self.cookie):
+            raise ValueError("a token needs a place: header, query or cookie")
+        if sum((self.key is not None, self.jwks is not None, self.from_session)) != 1:
+            raise ValueError("say where the keys come from: one of `key`, `jwks` and `from_session: true`")
+        if self.jwks is not None and any(name.startswith("HS") for name in self.algorithms):
+            raise ValueError("HS algorithms need a secret; what `jwks` publishes is known to everybody")
+        opens = self.policy_claim or self.client_claim or self.scopes or self.default_policies
+        if self.from_session and opens:
+            raise ValueError("with `from_session` the rights are those of the key, not of policies named here")
+        if not self.from_session and not opens:
+            raise ValueError(
+                "nothing says what a token opens: add `default_policies`, `policy_claim`, `client_claim` or `scopes`"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A token that was verified, and what that depends on."""
+
+    session: Session
+    claims: Mapping[str, Any]
+    policies: object
+    generation: int
+    name: str | None = None
+    record: Session | None = None
+    """The session of the record `name`, which must still be the same; None: no record is involved."""
+
+
+Outcome = Session | Problem
+
+
+@hookimpl
+def aiogate_middleware() -> AuthenticatorKind:
+    return AuthenticatorKind("jwt", Config, build, "a JSON Web Token, signed by an issuer or by a key of its own")
+
+
+def build(config: Config, context: BuildContext) -> Authenticator:
+    services, org = context.services, context.definition.org
+    tokens, sessions = services.tokens, services.sessions
+    close: Callable[[], None] | None = None
+    if config.jwks is not None:
+        urls, lifetime = config.jwks, config.jwks_cache
+        keys = tokens.published_keys(urls, lifetime)
+        close = lambda: tokens.release(urls, lifetime)  # noqa: E731  (what was leased here is given back here)
+    elif config.key is not None:
+        keys = tokens.written_keys(config.key, config.algorithms)
+    else:
+        keys = tokens.no_keys()
+    verifier = tokens.verifier(
+        config.algorithms,
+        keys,
+        issuers=config.issuer,
+        audiences=config.audience,
+        required=config.require,
+        skews=config.skew.seconds,
+    )
+    memory = tokens.memory(Known)
+    present = Places(config.header, config.query, config.cookie).reader(of_header(context.siblings))
+    challenge = ("WWW-Authenticate", f'Bearer realm="{quoted(context.definition.name)}"')
+
+    def authenticate(exchange: Exchange) -> Outcome | None | Awaitable[Outcome]:
+        text = present(exchange)
+        if text is None or type(text) is Problem:
+            return text
+        assert isinstance(text, str)
+        known = memory.get(text)
+        if (
+            known is not None
+            and known.policies is exchange.policies
+            and known.generation == verifier.generation
+            and (known.name is None or sessions.cached(org, known.name, exchange.policies) is known.record)
+        ):
+            exchange.state["jwt"] = known.claims
+            return known.session
+        return verify(exchange, text)
+
+    async def verify(exchange: Exchange, text: str) -> Outcome:
+        token = verifier.read(text)
+        if isinstance(token, Problem):
+            return challenged(token)
+        outcome = await (by_session if config.from_session else by_policies)(exchange, token, text)
+        if isinstance(outcome, Problem):
+            return challenged(outcome)
+        exchange.state["jwt"] = token.claims
+        return outcome
+
+    async def by_policies(exchange: Exchange, token: Token, text: str) -> Outcome:
+        pending = verifier.verify(token)
+        until = await pending if isinstance(pending, Awaitable) else pending
+        if isinstance(until, Problem):
+            return until
+        generation = verifier.generation
+        identity = identity_of(token, config.identity)
+        if isinstance(identity, Problem):
+            return identity
+        client: Session | None = None
+        name = client_of(token)
+        if name is not None:
+            found = await sessions.find(org, name, exchange.policies)
+            client = found if isinstance(found, Session) and found.kind in ("key", "oauth") else None
+            if client is None or client.inactive or not client.policies:
+                return PROBLEMS["token_policy"].because(no_client(config.client_claim or "", found))
+        policies = policies_of(config, token, client)
+        if isinstance(policies, Problem):
+            return policies
+        issuer = token.claims.get("iss")
+        own_name = f"jwt\0{issuer if isinstance(issuer, str) else ''}\0{identity}"
+        session = sessions.derived(org, "jwt", own_name, policies, exchange.policies, identity)
+        if isinstance(session, LookupFailure):
+            return PROBLEMS["token_policy"].because(session.reason)
+        session = replace(session, expires=0.0 if math.isinf(until) else until)
+        memory.put(text, Known(session, token.claims, exchange.policies, generation, name, client), until)
+        return session
+
+    def client_of(token: Token) -> str | None:
+        if config.policy_claim is not None or config.client_claim is None:
+            return None
+        client = token.claim(config.client_claim)
+        return client if isinstance(client, str) and client else None
+
+    async def by_session(exchange: Exchange, token: Token, text: str) -> Outcome:
+        name = token.kid if config.kid_is_key and token.kid else identity_of(token, config.identity)
+        if isinstance(name, Problem):
+            return replace(name, status=404)
+        found = await sessions.find(org, name, exchange.policies)
+        if isinstance(found, LookupFailure):
+            reason = await sessions.explain_missing(org, name) if found.missing else found.reason
+            return PROBLEMS["token_invalid"].because(reason)
+        if found.kind != "jwt":
+            return PROBLEMS["token_invalid"].because(
+                f"the name belongs to a session of kind {found.kind} ({found.label}), which signs no tokens"
+            )
+        try:
+            own = tokens.parsed(found.secret)
+        except ValueError as mistake:
+            return PROBLEMS["token_invalid"].because(f"the key's own jwt_data.secret cannot be used: {mistake}")
+        until = verifier.verify_by(token, own)
+        if isinstance(until, Problem):
+            return until
+        memory.put(text, Known(found, token.claims, exchange.policies, verifier.generation, name, found), until)
+        return found
+
+    def challenged(problem: Problem) -> Problem:
+        if problem.status != 401:
+            return problem
+        return problem.with_header(challenge[0], f'{challenge[1]}, error="invalid_token"')
+
+    return Authenticator(
+        kind="jwt",
+        authenticate=authenticate,
+        missing=replace(PROBLEMS["auth_missing"], status=400, event="AuthFailure").with_header(*challenge),
+        credential_headers=(config.header,) if config.header else (),
+        credential_query=(config.query,) if config.query else (),
+        credential_cookies=(config.cookie,) if config.cookie else (),
+        close=close,
+    )
+
+
+def of_header(siblings: tuple[str, ...]) -> Callable[[str], str | None]:
+    """The token in a header's value, `Bearer` or bare as in Tyk; beside other methods only what has three parts."""
+    alone = len(siblings) == 1
+    bare_too = "key" not in siblings
+
+    def read(value: str) -> str | None:
+        scheme, _, rest = value.partition(" ")
+        if rest:
+            if scheme.lower() != "bearer":
+                return None
+            value = rest
+        elif not bare_too:
+            return None
+        value = value.strip()
+        return value if alone or value.count(".") == 2 else None
+
+    return read
+
+
+def identity_of(token: Token, claim: str) -> str | Problem:
+    """Who the token is about: the claim, or else `sub`. The texts are Tyk's (spec/middleware.md section 2)."""
+    refusal = PROBLEMS["token_identity"]
+    for name in dict.fromkeys((claim, "sub")):
+        value = token.claim(name)
+        if value == "":
+            message = (
+                "found an empty user ID in sub claim"
+                if name == "sub"
+                else f"found an empty user ID in predefined base claim, claim: {name}"
+            )
+            return replace(refusal, message=message, detail=f"the claim `{name}` is an empty text")
+        if isinstance(value, str):
+            return value
+    return refusal.because(f"the token has no claim `{claim}`" + (" and no `sub`" if claim != "sub" else ""))
+
+
+def policies_of(config: Config, token: Token, client: Session | None) -> tuple[str, ...] | Problem:
+    """The policies that the token opens, in Tyk's order: its own claim, or its client's first one, and its scopes.
+
+    Default policies count when the token names none of these.
+    """
+    base: list[str] = []
+    if config.policy_claim is not None:
+        named = token.claim(config.policy_claim)
+        named = [named] if isinstance(named, str) else named
+        if named is not None and (not isinstance(named, list) or not all(isinstance(one, str) for one in named)):
+            return no_policy(
+                "no matching policy", f"the claim `{config.policy_claim}` is neither text nor a list of it"
+            )
+        base = [one for one in named or () if one]
+    elif client is not None:
+        base = [client.policies[0]]
+    scopes: list[str] = []
+    if config.scopes is not None:
+        said = token.claim(config.scopes.claim)
+        said = said.split() if isinstance(said, str) else said
+        scopes = [one for one in said if isinstance(one, str)] if isinstance(said, list) else []
+        base += [config.scopes.policies[scope] for scope in scopes if scope in config.scopes.policies]
+    policies = tuple(dict.fromkeys(base)) or config.default_policies
+    if policies:
+        return policies
+    if scopes and config.scopes is not None:
+        known = ", ".join(config.scopes.policies)
+        detail = f"the claim `{config.scopes.claim}` has {' '.join(scopes)[:200]!r}, known scopes: {known}"
+        return no_policy("no matching policy found in scope claim", detail)
+    claims = (config.policy_claim, config.client_claim, config.scopes.claim if config.scopes is not None else None)
+    looked = ", ".join(f"`{claim}`" for claim in claims if claim is not None)
+    return no_policy("no matching policy", f"the token names no policy in {looked}, and there is no default policy")
+
+
+def no_policy(message: str, detail: str) -> Problem:
+    return replace(PROBLEMS["token_policy"], message=f"key not authorized: {message}", detail=detail)
+
+
+def no_client(claim: str, found: Session | LookupFailure) -> str:
+    if isinstance(found, LookupFailure):
+        return f"the claim `{claim}` names no key: {found.reason}"
+    if found.kind not in ("key", "oauth"):
+        return f"the claim `{claim}` names a session of kind {found.kind}, not a key"
+    return f"the key that the claim `{claim}` names " + ("is inactive" if found.inactive else "has no policy")
+
+
+def quoted(text: str) -> str:
+    """For a quoted string in a header (RFC 9110 section 5.6.4)."""
+    printable = "".join(char if " " <= char <= "~" else "?" for char in text)
+    return printable.replace("\\", "\\\\").replace('"', '\\"')
