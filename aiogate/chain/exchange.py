@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiogate.chain.compile import CompiledApi
     from aiogate.domain.policy import PolicySet
     from aiogate.domain.session import Grant, Session
+    from aiogate.proxy.tunnel import Upgrade
 
 __all__ = ["BodyStream", "Exchange", "HeaderEdits", "RequestBody", "Response", "problem_response"]
 
@@ -200,7 +201,8 @@ class Exchange:
 
     Fixed by the listener: `method`, `path` (canonical, percent-encoded, begins with `/`), `query` (raw, without `?`),
     `headers`, `raw_headers`, `version_1_1`, `peer` (address of the socket's other end), `client_ip` (behind trusted
-    proxies), `scheme`, `host`, `request_id`, `body`, `started` (monotonic seconds).
+    proxies), `scheme`, `host`, `request_id`, `body`, `started` (monotonic seconds), `upgrade` (the other protocol that
+    the client asks for, such as WebSocket; None: none).
 
     Fixed by the route: `policies` and `generation` that the request started with, `api`, `version` (name, or None while
     undecided), `tail` (canonical path behind the listen path, and behind the version's segment where that is stripped;
@@ -239,6 +241,7 @@ class Exchange:
         "started",
         "tail",
         "trusted_peer",
+        "upgrade",
         "upstream_path",
         "upstream_query",
         "upstream_seconds",
@@ -284,6 +287,7 @@ class Exchange:
         self.started = started
         self.policies = policies
         self.generation = generation
+        self.upgrade: Upgrade | None = None
         self.grant: Grant | None = None
         self.api: CompiledApi | None = None
         self.version: str | None = None

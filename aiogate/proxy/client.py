@@ -10,7 +10,8 @@ its `start` is replaced. That carries over, with a test in `tests/wire` for each
 * the parser is told about each message taken from the queue, and refills the queue when it has drained;
 * a parse error is a message in the queue, answered in its turn, after the responses before it (but what came in the
   very same read the parser gives up, unserved);
-* behind a message with an upgrade the parser stands still, so that connection ends with its response;
+* behind a request for an upgrade the parser stands still; after a refusal it goes on, if the client waited for the
+  answer and no byte can have been lost, or the connection ends;
 * a body that nobody read is never taken for the next request: the connection ends, lingering, so that the client gets
   to read the response;
 * when the client is gone the task is cancelled, and with it the upstream's part of the request.
@@ -36,7 +37,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aiogate.chain.exchange import BodyBroken, Exchange, Response, problem_response
 from aiogate.errors import PROBLEMS, Problem
 from aiogate.proxy.body import NO_BODY, ClientBody
-from aiogate.proxy.relay import Truncated, framing_of, relay, response_head
+from aiogate.proxy.relay import Framing, Truncated, framing_of, relay, response_head
 from aiogate.proxy.requests import (
     ASTERISK,
     HeadTimeout,
@@ -48,6 +49,7 @@ from aiogate.proxy.requests import (
     normal_address,
     parse_problem,
 )
+from aiogate.proxy.tunnel import GOING_AWAY, INTERVAL, Tunnel, Upgrade
 from aiogate.telemetry.decisions import Decision
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ _LINGER: Final = 2.0
 _RESET: Final = struct.pack("ii", 1, 0)
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+_UPGRADE: Final = b"Connection: Upgrade\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -77,6 +80,8 @@ class _Phase(enum.Enum):
     """The response waits for room."""
     IDLE = enum.auto()
     """Between two requests."""
+    TUNNEL = enum.auto()
+    """Bytes of another protocol go to and fro."""
     LEAVING = enum.auto()
     """The last response is on its way out."""
 
@@ -86,6 +91,7 @@ _HEAD: Final = _Phase.HEAD
 _WORK: Final = _Phase.WORK
 _SEND: Final = _Phase.SEND
 _IDLE: Final = _Phase.IDLE
+_TUNNEL: Final = _Phase.TUNNEL
 _LEAVING: Final = _Phase.LEAVING
 
 
@@ -110,6 +116,7 @@ class ClientConnection(RequestHandler):
         "_status",
         "_task",
         "_trusted",
+        "_tunnel",
     )
 
     def __init__(self, clients: Clients, listener: Listener, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
@@ -127,6 +134,7 @@ class ClientConnection(RequestHandler):
         self._began = 0.0
         self._request_id = ""
         self._exchanged: Exchange | None = None
+        self._tunnel: Tunnel | None = None
         self._status = 0
         self._sent = 0
         self._code = ""
@@ -205,10 +213,16 @@ class ClientConnection(RequestHandler):
         try:
             exchange.api = api
             self._exchanged = exchange
+            if message.upgrade and payload is EMPTY_PAYLOAD:
+                exchange.upgrade = Upgrade(message)
             response = await listener.answer(api.select(exchange), exchange)
+            if exchange.upgrade is not None and exchange.upgrade.end is not None and response.status == 101:
+                return await self._switch(exchange, exchange.upgrade, response, message)
             return await self._respond(response, message, payload, request_id)
         finally:
             self._body = None
+            if exchange.upgrade is not None:
+                exchange.upgrade.close()
             lease.active -= 1
             if not lease.active:
                 lease.done()
@@ -302,10 +316,10 @@ class ClientConnection(RequestHandler):
                 framing = framing_of(response.status, pairs, body, message.method, version_1_1=version_1_1)
                 keep = keep and not (
                     message.should_close
-                    or message.upgrade
                     or framing.closes
                     or self._listener.stopping
                     or not payload.is_eof()
+                    or (message.upgrade and not self._stay())
                 )
                 connection = b"" if keep and version_1_1 else _KEEP_ALIVE if keep else _CLOSE
                 head = response_head(response.status, pairs, framing, request_id, self._listener.date_line, connection)
@@ -331,6 +345,58 @@ class ClientConnection(RequestHandler):
             # A client that asked for the end sends no more; any other may, and would miss the response in a reset.
             self._leave(lingering=not message.should_close or message.upgrade or not payload.is_eof())
         return keep
+
+    async def _switch(
+        self, exchange: Exchange, upgrade: Upgrade, response: Response, message: RawRequestMessage
+    ) -> bool:
+        """Answer with 101 and be a tunnel until its end, which is the end of the connection too."""
+        listener = self._listener
+        assert exchange.api is not None
+        protocol = Framing(b"Upgrade: %b\r\n" % upgrade.protocol.encode("latin-1"), bodiless=True)
+        try:
+            pairs = response.wire_headers()
+            head = response_head(101, pairs, protocol, exchange.request_id, listener.date_line, _UPGRADE)
+        except ValueError as error:
+            problem = PROBLEMS["internal_error"].because(f"the response cannot be sent: {error}")
+            refused = self._refuse(problem, message, exchange.request_id, "listener", listener.current.table)
+            return await self._respond(refused, message, EMPTY_PAYLOAD, exchange.request_id, keep=False)
+        self._status = 101
+        self._sent = -len(head)
+        self.write(head)
+        assert self.transport is not None
+        tunnel = Tunnel(self.transport, upgrade, exchange.api.counts, stall=listener.options.send_stall)
+        early, self._message_tail = self._message_tail, b""
+        self._close = True  # nothing more for the parser
+        self._tunnel = tunnel
+        self._enter(_TUNNEL, INTERVAL)
+        if self._paused:
+            tunnel.client_full()
+        if self._buffer_paused:
+            self._resume_reading_for_buffer()
+        try:
+            tunnel.begin(early)
+            await tunnel.done
+        finally:
+            self._tunnel = None
+            self._sent += tunnel.sent
+            tunnel.client_gone()
+        if tunnel.orderly:
+            self._leave(lingering=tunnel.ended != "upstream")
+        else:
+            self._reset()
+        return False
+
+    def _stay(self) -> bool:
+        """After an upgrade that was not to be: whether the parser can go on.
+
+        It can when the client has waited for this answer. What came behind a WebSocket's request is kept aside and was
+        not meant as HTTP; what came behind another protocol's, in the same read, the parser has dropped.
+        """
+        if not self._upgraded or self._message_tail or self._parser is None:
+            return False
+        self._parser.set_upgraded(False)
+        self._upgraded = False
+        return True
 
     def _refuse_unparsed(self, error: BaseException) -> None:
         """Answer what is not a request, and leave."""
@@ -409,7 +475,9 @@ class ClientConnection(RequestHandler):
     def cut(self) -> None:
         """End the connection now, and the request with it."""
         self._close = True
-        if self.transport is not None:
+        if self._tunnel is not None:
+            self._tunnel.end("stopped", GOING_AWAY, "the gateway stops")
+        elif self.transport is not None:
             if self._phase is _IDLE:
                 self.transport.close()
             else:
@@ -432,7 +500,10 @@ class ClientConnection(RequestHandler):
         if now < self._deadline:
             return
         self._deadline = inf
-        if self._phase is _HEAD and self._head_size:
+        if self._tunnel is not None:
+            self._deadline = now + INTERVAL
+            self._tunnel.sweep(now)
+        elif self._phase is _HEAD and self._head_size:
             self._interject(HeadTimeout("the head did not arrive in time"))
         elif self._phase is _SEND:
             self._reset()
@@ -476,8 +547,20 @@ class ClientConnection(RequestHandler):
         if self.transport is None:
             self._clients.left(self)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._tunnel is not None:
+            self._tunnel.client_full()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._tunnel is not None:
+            self._tunnel.client_ready()
+
     def data_received(self, data: bytes) -> None:
         if self._close:
+            if self._tunnel is not None:
+                self._tunnel.from_client(data)
             return
         count = self._request_count
         super().data_received(data)

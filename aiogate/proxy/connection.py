@@ -28,6 +28,7 @@ from aiogate.proxy.headers import TO_CLIENT, nominated
 
 if TYPE_CHECKING:
     from aiogate.proxy.pool import Pool
+    from aiogate.proxy.tunnel import Upgrade
 
 __all__ = ["UpstreamBody", "UpstreamConnection", "UpstreamDied", "UpstreamInvalid", "UpstreamTimeout"]
 
@@ -157,10 +158,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_reusable",
         "_state",
         "_status",
+        "_switched_to",
         "_to_head",
         "_touched",
         "_transfer_encoding",
         "_transport",
+        "_upgrade",
         "_writing_paused",
         "deadline",
         "loop",
@@ -186,6 +189,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._interim = 0
         self._status = 0
         self._idle_timeout = inf
+        self._upgrade: Upgrade | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -201,6 +205,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._length: int | None = None
         self._transfer_encoding = b""
         self._connection_header = b""
+        self._switched_to = b""
 
     # What the forwarder does
 
@@ -210,9 +215,17 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return self._state is _IDLE and self._transport is not None and not self._transport.is_closing()
 
     def begin(
-        self, head: bytes, *, to_head: bool, response_timeout: float, idle_timeout: float
+        self,
+        head: bytes,
+        *,
+        to_head: bool,
+        response_timeout: float,
+        idle_timeout: float,
+        upgrade: Upgrade | None = None,
     ) -> asyncio.Future[Response]:
         """Send the head of a request, or all of it. `to_head`: the response answers HEAD and so has no body.
+
+        `upgrade`: the request asks for another protocol. On a 101 it gets the socket, and the pool forgets it.
 
         What comes back fails with `UpstreamDied`, `UpstreamInvalid`, `UpstreamTimeout`, or with what broke the sending
         of the request's body. Who stops waiting for it must `abandon` it.
@@ -221,6 +234,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         assert self._transport is not None
         self._state = _AWAITING
         self._to_head = to_head
+        self._upgrade = upgrade
         self._touched = False
         self._interim = 0
         self._idle_timeout = idle_timeout
@@ -319,7 +333,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._parser.feed_data(_view[:size])
         except httptools.HttpParserCallbackError as error:
             broken = error.__context__ if isinstance(error.__context__, Exception) else error
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserUpgrade as switched:
+            if self._upgrade is not None and self._switched_to:
+                self._hand_over(bytes(_view[switched.args[0] : size]))
+                return
+            broken = UpstreamInvalid("an upgrade that nobody asked for")
+        except httptools.HttpParserError as error:
             broken = UpstreamInvalid(f"not a valid response: {error}")
         if broken is None and not self._head_complete:
             # A header that never ends reaches no callback: count what was fed instead.
@@ -381,6 +400,21 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if not self._response.done():
             self._response.set_result(Response(status, body, raw_headers=pairs))
 
+    def _hand_over(self, tail: bytes) -> None:
+        """The upstream has switched protocols: the socket, and what came behind the head, are the tunnel's now."""
+        assert self._transport is not None
+        assert self._response is not None
+        assert self._upgrade is not None
+        transport, self._transport = self._transport, None
+        self._state = _CLOSED
+        self.deadline = inf
+        self._pool.forget(self)
+        if self._response.done():
+            transport.abort()
+            return
+        self._upgrade.switched(transport, self._switched_to, tail)
+        self._response.set_result(Response(101, raw_headers=self._headers))
+
     def _finish(self, *, reusable: bool) -> None:
         """The message is complete: back to the pool, or away."""
         if self._body is not None:
@@ -389,7 +423,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         pump = self._pump
         self._pump = None
         sent = pump is None or (pump.done() and not pump.cancelled() and pump.exception() is None)
-        reusable = reusable and self._reusable and sent and not self._writing_paused
+        reusable = reusable and self._reusable and sent and not self._writing_paused and self._upgrade is None
         self._reset()
         self._response = None
         if pump is not None and not pump.done():
@@ -466,14 +500,21 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._transfer_encoding = b",".join((self._transfer_encoding, value)) if self._transfer_encoding else value
         elif lowered == b"connection":
             self._connection_header = b",".join((self._connection_header, value)) if self._connection_header else value
+        elif lowered == b"upgrade":
+            self._switched_to = b",".join((self._switched_to, value)) if self._switched_to else value
 
     def on_headers_complete(self) -> None:
         status = self._status = self._parser.get_status_code()
         if self.served == 1 and self._parser.get_http_version() not in ("1.0", "1.1"):
             raise UpstreamInvalid("not HTTP/1")
-        if status == 101 or not 100 <= status <= 599:
+        if status == 101:
+            if self._upgrade is None or self._length is not None or self._transfer_encoding:
+                raise UpstreamInvalid("status 101" if self._upgrade is None else "status 101 with a body")
+        elif not 100 <= status <= 599:
             raise UpstreamInvalid(f"status {status}")
         self._head_complete = True
+        if status == 101:
+            return  # llhttp stops here, and what follows is not its matter
         if status < 200:
             self._interim += 1
             if self._interim > _INTERIM_LIMIT:
@@ -504,7 +545,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def on_message_complete(self) -> None:
         if self._final:
             self._complete = True
-        else:
+        elif self._status != 101:
             self._reset()
 
 

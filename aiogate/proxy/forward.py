@@ -20,6 +20,7 @@ from aiogate.proxy.body import ClientBody
 from aiogate.proxy.connection import UpstreamConnection, UpstreamDied, UpstreamInvalid, UpstreamTimeout
 from aiogate.proxy.headers import FROM_TRUSTED, FROM_UNTRUSTED, nominated
 from aiogate.proxy.pool import Overloaded, Pool, Unreachable
+from aiogate.proxy.tunnel import DEFAULT_RULES, TunnelRules
 
 __all__ = ["CompiledUpstream", "forward"]
 
@@ -34,7 +35,7 @@ class CompiledUpstream:
     `pool` is leased by whoever compiled this. `base_path` begins with `/` or is empty; `base_query` is without `?`.
     `strip`: the upstream sees the path behind the listen path. `preserve_host`: it sees the client's Host instead of
     `host_header`. Times are seconds: `response_timeout` from the end of the request to the head of the response,
-    `idle_timeout` between two pieces of a body.
+    `idle_timeout` between two pieces of a body. `tunnels`: which other protocols may be switched to, and how.
     """
 
     pool: Pool
@@ -45,6 +46,7 @@ class CompiledUpstream:
     preserve_host: bool = False
     response_timeout: float = 30.0
     idle_timeout: float = 60.0
+    tunnels: TunnelRules = DEFAULT_RULES
 
 
 async def forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | Problem:
@@ -66,6 +68,11 @@ async def forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | 
 async def _forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | Problem:
     body = exchange.body
     whole = body.whole() if isinstance(body, ClientBody) else b""
+    upgrade = exchange.upgrade
+    if upgrade is not None:
+        refused = upgrade.admit(exchange, upstream.tunnels)
+        if refused is not None:
+            return refused
     try:
         head = _head(exchange, upstream, whole)
     except ValueError as error:
@@ -77,7 +84,11 @@ async def _forward(exchange: Exchange, upstream: CompiledUpstream) -> Response |
         try:
             if connection is None:
                 connection = await pool.connect()
-            return await _attempt(connection, head, exchange, upstream, whole)
+            response = await _attempt(connection, head, exchange, upstream, whole)
+            if response.status == 101:
+                assert upgrade is not None
+                upgrade.check(response)
+            return response
         except UpstreamDied as error:
             bodyless = not exchange.body.present
             if fresh or not (error.untouched and bodyless and exchange.method in _IDEMPOTENT):
@@ -106,6 +117,7 @@ async def _attempt(
         to_head=exchange.method == "HEAD",
         response_timeout=upstream.response_timeout,
         idle_timeout=upstream.idle_timeout,
+        upgrade=exchange.upgrade,
     )
     try:
         if whole is None:
@@ -150,6 +162,7 @@ def _head(exchange: Exchange, upstream: CompiledUpstream, whole: bytes | None) -
         *[b"%b: %b" % pair for pair in pairs],
         *_about_the_client(exchange, client_host),
         *_framing(exchange, whole),
+        *(() if exchange.upgrade is None else exchange.upgrade.request_lines()),
         b"\r\n",
     ]
     head = b"\r\n".join(lines)

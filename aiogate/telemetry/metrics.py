@@ -45,6 +45,11 @@ class Counts:
         "refusals",
         "seconds",
         "sent",
+        "tunnel_ends",
+        "tunnel_received",
+        "tunnel_sent",
+        "tunnels",
+        "tunnels_open",
         "upstream_calls",
         "upstream_errors",
         "upstream_seconds",
@@ -60,6 +65,12 @@ class Counts:
         self.upstream_calls = 0
         self.upstream_seconds = 0.0
         self.upstream_errors: dict[str, int] = {}
+        self.tunnels_open = 0
+        """Upgrades that were admitted and have not ended."""
+        self.tunnels = 0
+        self.tunnel_received = 0
+        self.tunnel_sent = 0
+        self.tunnel_ends: dict[str, int] = {}
         self._own_codes = 0
 
     def ended(self, status: int, seconds: float, received: int, sent: int) -> None:
@@ -89,6 +100,10 @@ class Counts:
         kind = _KINDS.get(code, code if code == "truncated" else "")
         if kind:
             self.upstream_errors[kind] = self.upstream_errors.get(kind, 0) + 1
+
+    def tunnel_ended(self, reason: str) -> None:
+        """Count the end of a tunnel, under a word from a short list."""
+        self.tunnel_ends[reason] = self.tunnel_ends.get(reason, 0) + 1
 
     @property
     def requests(self) -> int:
@@ -213,6 +228,30 @@ def families(metrics: Metrics, apis: Iterable[str]) -> list[Family]:
                 Sample(count, (("api", api), ("kind", kind)))
                 for api, counts in shown[1:]
                 for kind, count in sorted(dict(counts.upstream_errors).items())
+            ],
+        ),
+        Family(
+            "aiogate_tunnels_open", "gauge", "Tunnels, such as WebSockets, that are open or about to be.",
+            [Sample(counts.tunnels_open, (("api", api),)) for api, counts in shown[1:]],
+        ),
+        Family(
+            "aiogate_tunnels_total", "counter", "Tunnels that were opened.",
+            [Sample(counts.tunnels, (("api", api),)) for api, counts in shown[1:]],
+        ),
+        Family(
+            "aiogate_tunnel_bytes_total", "counter", "Bytes through tunnels, by direction as the client sees it.",
+            [
+                Sample(count, (("api", api), ("direction", direction)))
+                for api, counts in shown[1:]
+                for direction, count in (("received", counts.tunnel_received), ("sent", counts.tunnel_sent))
+            ],
+        ),
+        Family(
+            "aiogate_tunnel_ends_total", "counter", "Tunnels that have ended, by the reason.",
+            [
+                Sample(count, (("api", api), ("reason", reason)))
+                for api, counts in shown[1:]
+                for reason, count in sorted(dict(counts.tunnel_ends).items())
             ],
         ),
         Family(

@@ -1,0 +1,323 @@
+"""Upgrades: a request that ends in a tunnel of bytes between a client and its upstream (RFC 9110 section 7.8).
+
+    asked by the client -> the whole chain -> admitted -> the upstream answers 101, checked -> tunnel -> end
+
+Anything but a valid 101 is an ordinary response. In a tunnel each side is read only as fast as the other takes it: the
+`pause_writing` of one is the `pause_reading` of the other. What the parsers had read too far goes first. A WebSocket's
+frames are followed, so that an end that we bring about is told by a Close frame wherever one may stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aiogate.errors import PROBLEMS, Problem
+from aiogate.proxy.connection import UpstreamInvalid
+from aiogate.proxy.websocket import Frames, close_frame, flaw_of, flaw_of_answer
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+
+    from aiogate.chain.exchange import Exchange, Response
+    from aiogate.telemetry.metrics import Counts
+
+__all__ = ["DEFAULT_RULES", "Tunnel", "TunnelRules", "Upgrade"]
+
+WEBSOCKET: Final = "websocket"
+GOING_AWAY: Final = 1001
+_WRITE_AHEAD: Final = 64 * 1024
+_LINGER: Final = 2.0
+INTERVAL: Final = 1.0
+"""Seconds between two looks at a tunnel's deadlines."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRules:
+    """What a definition says about tunnels. Times are seconds.
+
+    `protocols` may be switched to, in lower case; what else a client asks for is ignored. `idle` is how long nothing
+    may come from either side.
+    """
+
+    protocols: frozenset[str] = frozenset({WEBSOCKET})
+    idle: float = 300.0
+
+
+DEFAULT_RULES: Final = TunnelRules()
+
+
+class Upgrade:
+    """What a client asks for, and what its upstream made of it.
+
+    `protocol` is in lower case. `close` must be called once the request is over, whatever became of it.
+    """
+
+    __slots__ = ("_counts", "_extensions", "_flaw", "_key", "end", "protocol", "rules")
+
+    def __init__(self, message: RawRequestMessage) -> None:
+        headers = message.headers
+        self.protocol = ",".join(headers.getall("Upgrade")).strip().lower()
+        self.rules = DEFAULT_RULES
+        self.end: UpstreamEnd | None = None
+        """The upstream's socket, once it has switched."""
+        self._counts: Counts | None = None
+        """Where this one counts as open."""
+        self._key = ""
+        self._extensions = False
+        self._flaw = ""
+        if self.protocol == WEBSOCKET:
+            self._flaw = flaw_of(headers)
+            self._key = headers.get("Sec-WebSocket-Key", "")
+            self._extensions = "Sec-WebSocket-Extensions" in headers
+
+    def admit(self, exchange: Exchange, rules: TunnelRules) -> Problem | None:
+        """Hold the wish against the rules. One for a protocol that they do not name is dropped from the exchange."""
+        if self.protocol not in rules.protocols or exchange.method != "GET":
+            exchange.upgrade = None
+            return None
+        if self._flaw:
+            return PROBLEMS["websocket_invalid"].because(self._flaw)
+        assert exchange.api is not None
+        self.rules = rules
+        self._counts = exchange.api.counts
+        self._counts.tunnels_open += 1
+        return None
+
+    def request_lines(self) -> tuple[bytes, bytes]:
+        """The headers that ask the upstream."""
+        return b"Connection: Upgrade", b"Upgrade: " + self.protocol.encode("latin-1")
+
+    def switched(self, transport: asyncio.Transport, protocol: bytes, tail: bytes) -> None:
+        """The upstream has switched to `protocol`, and sent `tail` already."""
+        self.end = UpstreamEnd(transport, protocol.decode("latin-1").strip().lower(), tail)
+
+    def check(self, response: Response) -> None:
+        """Hold the upstream's 101 against the wish. Raises `UpstreamInvalid`."""
+        assert self.end is not None
+        flaw = ""
+        if self.end.protocol != self.protocol:
+            flaw = f"a switch to {self.end.protocol!r}, where {self.protocol!r} was asked for"
+        elif self.protocol == WEBSOCKET:
+            flaw = flaw_of_answer(self._key, response.raw_headers, extensions=self._extensions)
+        if flaw:
+            self.end.abort()
+            raise UpstreamInvalid(flaw)
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self.end is not None:
+            self.end.close()
+        if self._counts is not None:
+            self._counts.tunnels_open -= 1
+            self._counts = None
+
+
+class UpstreamEnd(asyncio.Protocol):
+    """The upstream's socket after the switch, to `protocol`. It is not read before a tunnel takes it.
+
+    `tail` came behind the head of the 101.
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: str, tail: bytes) -> None:
+        self.protocol = protocol
+        self.tail = tail
+        self.lost = False
+        self._transport = transport
+        self._tunnel: Tunnel | None = None
+        # Paused first: a loop that reads on might do so by the old protocol's way.
+        transport.pause_reading()
+        transport.set_protocol(self)
+        transport.set_write_buffer_limits(high=_WRITE_AHEAD)
+
+    def join(self, tunnel: Tunnel) -> None:
+        """From here on the tunnel hears of everything."""
+        self._tunnel = tunnel
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def pause(self) -> None:
+        """Do not read. To be called only while it is read, as `resume` only while it is not."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._transport.resume_reading()
+
+    def abort(self) -> None:
+        if not self.lost:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Let what was written leave, for a moment at most, and end the connection."""
+        self._tunnel = None
+        if not self.lost:
+            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(_LINGER, self.abort)
+
+    # What the transport calls
+
+    def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.from_upstream(data)
+
+    def pause_writing(self) -> None:
+        if self._tunnel is not None:
+            self._tunnel.upstream_full()
+
+    def resume_writing(self) -> None:
+        if self._tunnel is not None:
+            self._tunnel.upstream_ready()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self._tunnel is not None:
+            self._tunnel.upstream_gone()
+
+
+class Tunnel:
+    """Bytes from a client to its upstream and back, until one of them goes or we end it.
+
+    `done` is set at the end, `ended` says why, in a word; `orderly` whether the client may read to the end of what was
+    written, or has to see that something is missing. `sent` and `received` are bytes, as the client sees them.
+    """
+
+    __slots__ = (
+        "_active",
+        "_client",
+        "_client_full",
+        "_counts",
+        "_down",
+        "_last",
+        "_rules",
+        "_stall",
+        "_stalled_at",
+        "_up",
+        "_upstream",
+        "_upstream_full",
+        "done",
+        "ended",
+        "orderly",
+        "received",
+        "sent",
+    )
+
+    def __init__(self, client: asyncio.Transport, upgrade: Upgrade, counts: Counts, *, stall: float) -> None:
+        assert upgrade.end is not None
+        loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.ended = ""
+        self.orderly = True
+        self.sent = 0
+        self.received = 0
+        self._client = client
+        self._upstream = upgrade.end
+        self._rules = upgrade.rules
+        self._counts = counts
+        self._stall = stall
+        self._client_full = False
+        self._upstream_full = False
+        self._active = False
+        self._last = loop.time()
+        self._stalled_at = 0.0
+        websocket = upgrade.protocol == WEBSOCKET
+        self._up = Frames() if websocket else None
+        self._down = Frames() if websocket else None
+
+    def begin(self, early: bytes) -> None:
+        """Take both sides. `early` is what the client had sent behind its request."""
+        self._counts.tunnels += 1
+        upstream = self._upstream
+        upstream.join(self)
+        if upstream.tail:
+            self.from_upstream(upstream.tail)
+        if early:
+            self.from_client(early)
+        if upstream.lost:
+            self.upstream_gone()
+        elif not self._client_full:
+            upstream.resume()
+
+    def from_client(self, data: bytes) -> None:
+        if self.ended:
+            return
+        self._active = True
+        self.received += len(data)
+        self._counts.tunnel_received += len(data)
+        if self._up is not None:
+            self._up.feed(data)
+        self._upstream.write(data)
+
+    def from_upstream(self, data: bytes) -> None:
+        if self.ended:
+            return
+        self._active = True
+        self.sent += len(data)
+        self._counts.tunnel_sent += len(data)
+        if self._down is not None:
+            self._down.feed(data)
+        self._client.write(data)
+
+    def client_full(self) -> None:
+        self._client_full = True
+        if not self._upstream.lost:
+            self._upstream.pause()
+
+    def client_ready(self) -> None:
+        self._client_full = False
+        self._stalled_at = 0.0
+        if not self._upstream.lost:
+            self._upstream.resume()
+
+    def upstream_full(self) -> None:
+        self._upstream_full = True
+        self._client.pause_reading()
+
+    def upstream_ready(self) -> None:
+        self._upstream_full = False
+        self._stalled_at = 0.0
+        self._client.resume_reading()
+
+    def upstream_gone(self) -> None:
+        self._over("upstream")
+
+    def client_gone(self) -> None:
+        """To be called when the client's side is over; it has ended the tunnel, unless something else did before."""
+        if not self.ended:
+            self.ended = "client"
+            self._counts.tunnel_ended("client")
+
+    def sweep(self, now: float) -> None:
+        """Look at the deadlines, with the event loop's time."""
+        if self._active:
+            self._active = False
+            self._last = now
+        elif now - self._last > self._rules.idle:
+            self.end("idle", GOING_AWAY, f"nothing came for {self._rules.idle:g} s")
+            return
+        if self._client_full or self._upstream_full:
+            self._stalled_at = self._stalled_at or now
+            if now - self._stalled_at > self._stall:
+                self.orderly = False
+                self._over("stalled")
+
+    def end(self, ended: str, code: int, reason: str) -> None:
+        """End it, and tell both sides where the protocol lets us: WebSocket does, between two frames."""
+        if self.ended:
+            return
+        if self._up is not None and self._down is not None:
+            if self._up.between and not self._up.closed:
+                self._upstream.write(close_frame(code, reason, masked=True))
+            if self._down.between and not self._down.closed:
+                self._client.write(close_frame(code, reason))
+        self.orderly = self._down is not None and self._down.between
+        self._over(ended)
+
+    def _over(self, ended: str) -> None:
+        if not self.ended:
+            self.ended = ended
+            self._counts.tunnel_ended(ended)
+            if not self.done.done():  # it is, when the client's task is being cancelled
+                self.done.set_result(None)
