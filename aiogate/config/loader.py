@@ -71,6 +71,10 @@ class Declared:
     _apis: Mapping[str, _Read[Definition]] = field(default_factory=dict, repr=False, compare=False)
     _policies: Mapping[str, _Read[Policy]] = field(default_factory=dict, repr=False, compare=False)
 
+    def parts(self) -> list[object]:
+        """The files, each as it was read."""
+        return [*self._apis.values(), *self._policies.values()]
+
 
 class NotLoaded(DiagnosticsFound):
     """A load found mistakes. Plugins may find more, to be told in the same breath.

@@ -22,7 +22,7 @@ from aiogate.runtime.access import DashboardUser, DashboardUsers, kept_secret
 from aiogate.runtime.gateway import Gateway
 from aiogate.runtime.health import HealthSampler
 from aiogate.runtime.plugin_hooks import PluginHooks
-from aiogate.runtime.reload import Generation, Loader
+from aiogate.runtime.reload import Generation, Loader, in_small_turns
 from aiogate.stores.base import Store, StoreUnavailable
 from aiogate.stores.factory import open_store
 from aiogate.stores.memory import MemoryStore
@@ -107,6 +107,7 @@ async def check(settings: Settings) -> Generation:
     clock = SystemClock()
     services = services_of(settings, MemoryStore(clock), clock)
     try:
-        return await Loader(services, lambda decision: None, clock.now).load(settings, None)
+        with in_small_turns():
+            return await Loader(services, lambda decision: None, clock.now).load(settings, None)
     finally:
         await services.passwords.close()

@@ -21,7 +21,18 @@ from aiogate.errors import Diagnostic, DiagnosticsFound, Problem
 from aiogate.proxy.body import NO_BODY
 from aiogate.proxy.paths import Canonical, canonical
 from aiogate.runtime import readings, views
-from aiogate.runtime.reload import Change, Generation, Loader, ReloadVerdict, difference, discard, retire
+from aiogate.runtime.reload import (
+    Change,
+    Generation,
+    Loader,
+    ReloadVerdict,
+    difference,
+    discard,
+    in_small_turns,
+    let_go,
+    retire,
+    settle,
+)
 from aiogate.telemetry.metrics import exposition
 
 if TYPE_CHECKING:
@@ -138,7 +149,7 @@ class Gateway:
 
     async def _reload(self, reason: str) -> ReloadVerdict:
         began = self.clock.monotonic()
-        before = self.generation
+        serving = self.current.table.generation
         diagnostics: Sequence[Diagnostic] = ()
         change = Change()
         try:
@@ -163,27 +174,33 @@ class Gateway:
         if verdict.ok:
             _log.info("reload by %s: generation %d serves, %s", reason, number, change)
         else:
-            assert before is self.generation
+            assert number == serving
             _log.error("reload by %s refused, generation %d keeps serving:\n%s", reason, number,
                        "\n".join(str(diagnostic) for diagnostic in diagnostics))  # fmt: skip
         return verdict
 
     async def _swap_in(self, settings: Settings) -> Change:
         old = self.generation
-        new = await self._loader.load(settings, old)
+        waiting = tuple(name for name in RESTART_ONLY if getattr(settings, name) != getattr(self.settings, name))
+        with in_small_turns():
+            new = await self._loader.load(settings, old)
+            change = difference(old, new, waiting)
+            settle(change)
         try:
             prepared = await self.plugins.prepare(new.board)
         except DiagnosticsFound:
             discard(new.table.apis.values(), new.board, old)
             raise
-        waiting = tuple(name for name in RESTART_ONLY if getattr(settings, name) != getattr(self.settings, name))
         self.settings = replace_reloadable(self.settings, settings)
         self.generation = new
         self.current.table = new.table
         await self.plugins.commit(prepared)
-        change = difference(old, new, waiting)
         if old is not None:
-            retire(old, new)
+            with in_small_turns():
+                await retire(old, new)
+                parts = old.parts()
+                del old
+                await asyncio.to_thread(let_go, parts)
         return change
 
     def status(self) -> Status:

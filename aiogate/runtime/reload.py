@@ -11,7 +11,8 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -31,11 +32,27 @@ if TYPE_CHECKING:
     from aiogate.config.settings import Settings
     from aiogate.telemetry.decisions import Decision
 
-__all__ = ["Change", "Generation", "Loader", "ReloadVerdict", "discard", "retire", "stamp"]
+__all__ = [
+    "Change",
+    "Generation",
+    "Loader",
+    "ReloadVerdict",
+    "difference",
+    "discard",
+    "in_small_turns",
+    "let_go",
+    "retire",
+    "settle",
+    "stamp",
+]
 
 _log = logging.getLogger("aiogate.reload")
 COMPILED_AT_A_TIME = 8
 """Definitions compiled before requests get their turn: a reload of all files must not hold up the loop."""
+SETTLED_FROM = 256
+"""APIs compiled in one reload from which on the collector is told that they stay."""
+TURN = 0.0005
+"""Seconds that a thread of a reload runs before requests may: Python's own 5 ms, at every turn, would be felt."""
 READINGS = 5
 """How often files are read again that change while they are read."""
 
@@ -76,6 +93,10 @@ class Generation:
     @property
     def number(self) -> int:
         return self.table.generation
+
+    def parts(self) -> list[object]:
+        """What most of its memory is in, piece by piece."""
+        return [*self.table.apis.values(), *self.declared.parts()]
 
 
 class Loader:
@@ -187,16 +208,36 @@ def declare(
 
     All three, so that the plugins' mistakes are told in the same breath.
     """
-    collecting = gc.isenabled()
-    # Thousands of small objects that all live on: the collector would only walk them again and again.
-    gc.disable()
     try:
         return load(settings, previous.declared if previous else None), (), ()
     except NotLoaded as mistakes:
         return mistakes.declared, mistakes.diagnostics, mistakes.broken
+
+
+@contextmanager
+def in_small_turns() -> Iterator[None]:
+    """While a reload works in threads: requests get their turn soon, and the collector stays out of it.
+
+    What a load makes lives on, and the collector, which holds up everything, would walk it again and again.
+    """
+    interval, collecting = sys.getswitchinterval(), gc.isenabled()
+    sys.setswitchinterval(TURN)
+    gc.disable()
+    try:
+        yield
     finally:
+        sys.setswitchinterval(interval)
         if collecting:
             gc.enable()
+
+
+def settle(change: Change) -> None:
+    """After a large load, take all that lives out of the collector's rounds: one walk over it is a second of silence.
+
+    What is replaced later has no circles (`close` opens the one there is) and goes without the collector.
+    """
+    if len(change.added) + len(change.changed) >= SETTLED_FROM:
+        gc.freeze()
 
 
 def difference(old: Generation | None, new: Generation, restart_needed: tuple[str, ...] = ()) -> Change:
@@ -212,10 +253,14 @@ def difference(old: Generation | None, new: Generation, restart_needed: tuple[st
     )
 
 
-def retire(old: Generation, new: Generation) -> None:
-    """Close what the new generation does not carry on, each after its last request; then forget its plugins' code."""
+async def retire(old: Generation, new: Generation) -> None:
+    """Close what the new generation does not carry on, each after its last request; then forget its plugins' code.
+
+    It takes the old generation apart, a little at a time: nothing else may look into it afterwards.
+    """
     carried = {id(api) for api in new.table.apis.values()}
     replaced = [api for api in old.table.apis.values() if id(api) not in carried]
+    modules = tuple(old.board.modules.values())
     running = len(replaced)
 
     def done(api: CompiledApi) -> None:
@@ -223,12 +268,20 @@ def retire(old: Generation, new: Generation) -> None:
         close(api)
         running -= 1
         if running == 0:
-            forget(old.board.modules.values(), new)
+            forget(modules, new)
 
-    for api in replaced:
+    for count, api in enumerate(replaced):
+        if count % COMPILED_AT_A_TIME == 0:
+            await asyncio.sleep(0)
         api.lease.retire(lambda api=api: done(api))  # type: ignore[misc]  # the default binds the loop variable
     if not replaced:
-        forget(old.board.modules.values(), new)
+        forget(modules, new)
+
+
+def let_go(parts: list[object]) -> None:
+    """Free the parts of what nobody needs any more; in a thread, because all of them at once take long."""
+    while parts:
+        parts.pop()
 
 
 def discard(apis: Iterable[CompiledApi], board: PlugBoard, previous: Generation | None) -> None:
@@ -249,9 +302,11 @@ def forget(modules: Iterable[ModuleType], serving: Generation | None) -> None:
 
 
 def close(api: CompiledApi) -> None:
-    """Run what the API's plugins want run at the end."""
+    """Run what the API's plugins want run at the end, and open the circle of the API and its chains."""
     for closer in api.closers:
         try:
             closer()
         except Exception:
             _log.exception("closing what API %s had opened failed", api.id)
+    api.chains = {}
+    api.undecided = None
