@@ -89,6 +89,7 @@ def status(gateway: Client, /, as_json: bool) -> None:
             ("gateway", joined(f"http://{address}" for address in shown["listen"])),
             ("control", f"http://{shown['control']}"),
             ("requests", f"{shown['requests_running']} running, {counted(shown['connections'], 'connection')}"),
+            ("fallback", shown["fallback"]),
             ("last reload", _verdict(verdict)),
         ]
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from aiogate.cli.printing import example
-from aiogate.cli.settings import Mistaken, config_option, folder_option, read_settings
+from aiogate.cli.settings import Mistaken, config_option, folder_option, last_good, read_settings
 from aiogate.errors import DiagnosticsFound
 
 __all__ = ["serve"]
@@ -25,6 +25,9 @@ __all__ = ["serve"]
 @click.option("--store", metavar="URL", help="Where state is kept: sqlite or memory [default: sqlite].")
 @click.option("--workers", metavar="N", help="Processes that take requests: a number, or auto [default: 1].")
 @click.option("--watch", is_flag=True, help="Reload by itself when a file that was read changes.")
+@click.option(
+    "--keep-last-good", is_flag=True, help="If the files have mistakes, start on the last ones that had none."
+)
 @click.pass_context
 def serve(
     ctx: click.Context,
@@ -38,6 +41,7 @@ def serve(
     store: str | None,
     workers: str | None,
     watch: bool,
+    keep_last_good: bool,
 ) -> None:
     """Run the gateway until it is stopped.
 
@@ -64,7 +68,8 @@ def serve(
         "watch": watch or None,
     }
     try:
-        code = worker.serve(lambda: read_settings(config, flags), application)
+        fall_back = (lambda mistakes: last_good(config, flags, mistakes)) if keep_last_good else None
+        code = worker.serve(lambda: read_settings(config, flags), application, fall_back)
     except DiagnosticsFound as mistakes:
         raise Mistaken(mistakes.diagnostics) from mistakes
     except RuntimeUnfit as unfit:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from aiogate.cli.printing import diagnostic_line
-from aiogate.errors import Diagnostic
+from aiogate.errors import Diagnostic, DiagnosticsFound
 
 if TYPE_CHECKING:
     from aiogate.config.settings import Settings
+    from aiogate.runtime.last_good import Fallback
 
 __all__ = [
     "DEFAULT_FILE",
@@ -21,6 +22,7 @@ __all__ = [
     "config_option",
     "folder_option",
     "from_here",
+    "last_good",
     "read_settings",
     "settings_file",
 ]
@@ -79,10 +81,34 @@ def read_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
     """
     from aiogate.config.settings import load_settings
 
+    return load_settings(settings_file(config), None, _from_flags(config, flags))
+
+
+def _from_flags(config: Path | None, flags: Mapping[str, object]) -> Mapping[str, object]:
     file = settings_file(config)
     # Folders in the file are relative to the file, those of flags to where the command was typed.
     elsewhere = file is not None and file.parent != Path()
-    given = {
-        name: value.absolute() if elsewhere and isinstance(value, Path) else value for name, value in flags.items()
-    }
-    return load_settings(file, None, given)
+    return {name: value.absolute() if elsewhere and isinstance(value, Path) else value for name, value in flags.items()}
+
+
+def last_good(config: Path | None, flags: Mapping[str, object], mistakes: DiagnosticsFound) -> Fallback:
+    """What a start with mistakes serves instead.
+
+    Raises `DiagnosticsFound`, with those mistakes and why there is nothing to fall back on.
+    """
+    from aiogate.config.settings import load_settings, where_state_is
+    from aiogate.runtime.last_good import Fallback, restore
+
+    file, given = settings_file(config), _from_flags(config, flags)
+    state = where_state_is(file, None, given)
+    restored = restore(state)
+    if restored is None:
+        message, hint = "no generation is kept here", "--keep-last-good needs one that has served before"
+        raise DiagnosticsFound([*mistakes.diagnostics, Diagnostic(str(state), 0, 0, "file_unreadable", message, hint)])
+    try:
+        settings = load_settings(file, None, given)
+    except DiagnosticsFound:
+        if restored.settings is None:
+            file = None
+        settings = load_settings(file, None, given, instead=restored.settings)
+    return Fallback(settings, restored, mistakes.diagnostics)

@@ -12,7 +12,7 @@ from typing import Final
 from aiogate.config.source import MAX_BYTES, too_large
 from aiogate.errors import Diagnostic, DiagnosticsFound
 
-__all__ = ["code", "declarations", "read_bytes", "read_secret", "stamp", "unread"]
+__all__ = ["below", "code", "declarations", "read_bytes", "read_secret", "stamp", "unread"]
 
 _LARGEST_SECRET: Final = 64 * 1024
 
@@ -71,10 +71,11 @@ def _named(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 
 def code(folder: Path) -> list[Path]:
     """The Python files of a folder of plugins and below it, by name; not those of hidden folders or Python's caches."""
-    return sorted(path for path in _below(folder) if path.suffix == ".py")
+    return sorted(path for path in below(folder) if path.suffix == ".py")
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and below it; not hidden ones, and not Python's caches."""
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -88,7 +89,7 @@ def _below(folder: Path) -> Iterator[Path]:
         if entry.is_dir(follow_symlinks=False) or (
             entry.is_dir() and not folder.resolve().is_relative_to(path.resolve())
         ):
-            yield from _below(path)
+            yield from below(path)
         else:
             yield path
 

@@ -75,6 +75,10 @@ class Declared:
         """The files, each as it was read."""
         return [*self._apis.values(), *self._policies.values()]
 
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file's bytes, by its name."""
+        return {file: read.source.digest for reads in (self._apis, self._policies) for file, read in reads.items()}
+
 
 class NotLoaded(DiagnosticsFound):
     """A load found mistakes. Plugins may find more, to be told in the same breath.

@@ -245,12 +245,17 @@ class Settings(Model):
 
 
 def load_settings(
-    file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+    *,
+    instead: Path | None = None,
 ) -> Settings:
     """The settings from a file (None: there is none), the environment and flags.
 
-    `flags` has keys such as `listen` or `control.listen`; a value of None was not given. Raises `DiagnosticsFound` with
-    every mistake in all three.
+    `flags` has keys such as `listen` or `control.listen`; a value of None was not given. `instead` is a copy that is
+    read in place of the file: folders are relative to the file all the same. Raises `DiagnosticsFound` with every
+    mistake in all three.
     """
     environ = os.environ if environ is None else environ
     variables = Variables(environ, files.read_secret)
@@ -260,7 +265,8 @@ def load_settings(
     names: dict[YamlPath, str] = {}
     if file is not None:
         try:
-            source, found = examine(str(file), files.read_bytes(file), may_be_empty=True)
+            read = instead or file
+            source, found = examine(str(read), files.read_bytes(read), may_be_empty=True)
             source, missing = expand(source, variables)
         except DiagnosticsFound as unreadable:
             found.extend(unreadable.diagnostics)
@@ -287,6 +293,20 @@ def load_settings(
     settings = settings.model_copy(update={**folders, "access_log": access_log})
     settings._file = file
     return settings
+
+
+def where_state_is(file: Path | None, environ: Mapping[str, str] | None, flags: Mapping[str, object]) -> Path:
+    """The state folder, also of settings that have mistakes elsewhere; the default where it cannot be said."""
+    environ = os.environ if environ is None else environ
+    base = file.parent if file is not None else Path()
+    declared: object = flags.get("state") or environ.get("AIOGATE_STATE")
+    if not declared and file is not None:
+        try:
+            source, _ = examine(str(file), files.read_bytes(file), may_be_empty=True)
+            declared = expand(source, Variables(environ, files.read_secret))[0].value.get("state")
+        except DiagnosticsFound:
+            declared = None
+    return base / (declared if isinstance(declared, (str, Path)) and declared else Settings().state)
 
 
 _FOLDERS: Final = ("state", "apis", "policies", "plugins")

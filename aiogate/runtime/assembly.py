@@ -21,6 +21,7 @@ from aiogate.proxy.router import Current, RouteTable
 from aiogate.runtime.access import DashboardUser, DashboardUsers, kept_secret
 from aiogate.runtime.gateway import Gateway
 from aiogate.runtime.health import HealthSampler
+from aiogate.runtime.last_good import Fallback
 from aiogate.runtime.plugin_hooks import PluginHooks
 from aiogate.runtime.reload import Generation, Loader, in_small_turns
 from aiogate.stores.base import Store, StoreUnavailable
@@ -39,10 +40,12 @@ async def assemble(
     read_settings: Callable[[], Settings],
     clock: Clock | None = None,
     own: Sequence[Definition] = (),
+    fallback: Fallback | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway with its first generation loaded, its store open; both are let go at the end.
 
-    `own` are definitions that every generation has beside the operator's, unseen in lists.
+    `own` are definitions that every generation has beside the operator's, unseen in lists. With `fallback` the first
+    generation is made of the files that it names.
 
     Raises `DiagnosticsFound` when something that was declared cannot be served.
     """
@@ -73,6 +76,7 @@ async def assemble(
             dashboard=DashboardUsers(
                 (DashboardUser("admin", "default", kept_secret(settings.state / "dashboard.key")),)
             ),
+            fallback=fallback,
         )
         try:
             await gateway.start()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from aiogate.proxy.router import Current, RouteTable
     from aiogate.runtime.access import DashboardUsers
     from aiogate.runtime.health import ApiHealth, HealthSampler
+    from aiogate.runtime.last_good import Fallback
     from aiogate.runtime.plugin_hooks import PluginHooks
     from aiogate.stores.base import Store
     from aiogate.stores.repositories import SessionDirectory
@@ -88,6 +89,8 @@ class Status:
     connections: int
     draining: bool
     last_reload: ReloadVerdict | None
+    fallback: str = ""
+    """What is served instead of the declared files since a start on which they had mistakes."""
 
 
 class Gateway:
@@ -106,6 +109,7 @@ class Gateway:
         plugins: PluginHooks,
         secret: str,
         dashboard: DashboardUsers,
+        fallback: Fallback | None = None,
     ) -> None:
         self.settings = settings
         self.services = services
@@ -120,6 +124,9 @@ class Gateway:
         self.started = self.clock.now()
         self.generation: Generation | None = None
         self.last_reload: ReloadVerdict | None = None
+        self.fallback = fallback
+        self.accepted = asyncio.Event()
+        """Set by each accepted load."""
         self.draining = False
         self.listen_addresses: tuple[str, ...] = ()
         self.control_address = ""
@@ -133,8 +140,18 @@ class Gateway:
         self._next: asyncio.Task[ReloadVerdict] | None = None
 
     async def start(self) -> None:
-        """Load the first generation. Raises `DiagnosticsFound`."""
-        await self._swap_in(self.settings)
+        """Load the first generation, from kept files if the start falls back on them. Raises `DiagnosticsFound`."""
+        fallback = self.fallback
+        if fallback is None:
+            await self._swap_in(self.settings)
+            self.accepted.set()
+            return
+        began = self.clock.monotonic()
+        await self._swap_in(self.settings, fallback.restored.serves(self.settings))
+        taken = self.clock.monotonic() - began
+        self.last_reload = ReloadVerdict(False, 1, self.clock.now(), taken, "start", fallback.mistakes)
+        _log.error("the declared files have mistakes, and what is served is %s:\n%s", fallback,
+                   "\n".join(str(mistake) for mistake in fallback.mistakes))  # fmt: skip
 
     def reload(self, reason: str) -> asyncio.Future[ReloadVerdict]:
         """Reload everything; the verdict of the first reload that began after this call."""
@@ -155,6 +172,8 @@ class Gateway:
         try:
             settings = await asyncio.to_thread(self._read_settings)
             change = await self._swap_in(settings)
+            self.fallback = None
+            self.accepted.set()
         except DiagnosticsFound as mistakes:
             diagnostics = mistakes.diagnostics
         number = self.generation.number if self.generation is not None else 0
@@ -179,11 +198,12 @@ class Gateway:
                        "\n".join(str(diagnostic) for diagnostic in diagnostics))  # fmt: skip
         return verdict
 
-    async def _swap_in(self, settings: Settings) -> Change:
+    async def _swap_in(self, settings: Settings, kept: Settings | None = None) -> Change:
+        """Load and serve; `kept` says where the files are that are read in place of the declared ones."""
         old = self.generation
         waiting = tuple(name for name in RESTART_ONLY if getattr(settings, name) != getattr(self.settings, name))
         with in_small_turns():
-            new = await self._loader.load(settings, old)
+            new = await self._loader.load(kept or settings, old)
             change = difference(old, new, waiting)
             settle(change)
         try:
@@ -221,6 +241,7 @@ class Gateway:
             connections=self.connections(),
             draining=self.draining,
             last_reload=self.last_reload,
+            fallback=str(self.fallback or ""),
         )
 
     def routes_view(

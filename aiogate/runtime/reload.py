@@ -89,6 +89,8 @@ class Generation:
     table: RouteTable
     declared: Declared
     board: PlugBoard
+    stamp: bytes = b""
+    """That of the files when they were read."""
 
     @property
     def number(self) -> int:
@@ -118,7 +120,7 @@ class Loader:
 
     async def load(self, settings: Settings, previous: Generation | None) -> Generation:
         """The next generation. Raises `DiagnosticsFound` with every mistake in every file."""
-        declared, board, half_read, found = await self._read(settings, previous)
+        declared, board, stamped, half_read, found = await self._read(settings, previous)
         compiler = Compiler(board, self._services, self._record, settings.quota_status)
         for partial in half_read:
             found.extend(compiler.check_broken(partial))
@@ -133,11 +135,11 @@ class Loader:
         number = previous.number + 1 if previous else 1
         own = previous.table.own if previous else [served(compiler, definition) for definition in self._own]
         table = await asyncio.to_thread(RouteTable, number, apis, declared.policies, self._now(), own)
-        return Generation(table, declared, board)
+        return Generation(table, declared, board, stamped)
 
     async def _read(
         self, settings: Settings, previous: Generation | None
-    ) -> tuple[Declared, PlugBoard, tuple[BrokenDefinition, ...], list[Diagnostic]]:
+    ) -> tuple[Declared, PlugBoard, bytes, tuple[BrokenDefinition, ...], list[Diagnostic]]:
         """Everything that is on disk, as it was at one moment: what changes meanwhile is read again."""
         before = await asyncio.to_thread(stamp, settings)
         for reading in range(1, READINGS + 1):
@@ -150,7 +152,7 @@ class Loader:
             before = after
         if after != before:
             _log.warning("the files never rested while they were read %d times: reload again when they do", READINGS)
-        return declared, board, half_read, [*mistakes, *broken]
+        return declared, board, after, half_read, [*mistakes, *broken]
 
     async def _compile(
         self, compiler: Compiler, definitions: Sequence[Definition], previous: Generation | None

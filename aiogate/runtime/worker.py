@@ -30,6 +30,7 @@ from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
 from aiogate.runtime import same_port
 from aiogate.runtime.assembly import assemble
 from aiogate.runtime.gateway import Gateway
+from aiogate.runtime.last_good import Fallback, keep_each
 from aiogate.runtime.watch import Watcher
 from aiogate.telemetry import logs
 from aiogate.telemetry.access_log import AccessLog
@@ -42,17 +43,37 @@ Doors = Callable[[Gateway], web.Application]
 """Makes the control application of a gateway."""
 
 
-def serve(read_settings: Callable[[], Settings], doors: Doors) -> int:
+FallBack = Callable[[DiagnosticsFound], Fallback]
+"""From the mistakes of a start to what is served instead. Raises `DiagnosticsFound` where there is nothing."""
+NOT_IN_FILES: Final = frozenset(("address_in_use", "store_unavailable", "access_log_unwritable"))
+"""Why a start fails that no other files would mend."""
+
+
+def serve(read_settings: Callable[[], Settings], doors: Doors, fall_back: FallBack | None = None) -> int:
     """Serve until a signal stops the process. Returns the exit code.
 
-    `read_settings` is called at the start and at every reload. Raises `DiagnosticsFound` when the gateway cannot start,
-    and `RuntimeUnfit` on an interpreter that it must not run on.
+    `read_settings` is called at the start and at every reload, `fall_back` when the start finds mistakes. Raises
+    `DiagnosticsFound` when the gateway cannot start, and `RuntimeUnfit` on an interpreter that it must not run on.
     """
     check_runtime()
-    settings = read_settings()
     logs.configure()
+    fallback: Fallback | None = None
+    try:
+        settings = read_settings()
+    except DiagnosticsFound as mistakes:
+        if fall_back is None:
+            raise
+        fallback = fall_back(mistakes)
+    else:
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                return runner.run(run(settings, read_settings, doors))
+        except DiagnosticsFound as mistakes:
+            if fall_back is None or any(one.code in NOT_IN_FILES for one in mistakes.diagnostics):
+                raise
+            fallback = fall_back(mistakes)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(run(settings, read_settings, doors))
+        return runner.run(run(fallback.settings, read_settings, doors, fallback))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -65,7 +86,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def run(settings: Settings, read_settings: Callable[[], Settings], doors: Doors) -> int:
+async def run(
+    settings: Settings, read_settings: Callable[[], Settings], doors: Doors, fallback: Fallback | None = None
+) -> int:
     """The life of a worker."""
     # Handlers first: a signal during the start must not kill the process, and a reload asked for then is not lost.
     loop = asyncio.get_running_loop()
@@ -78,7 +101,7 @@ async def run(settings: Settings, read_settings: Callable[[], Settings], doors: 
     loop.add_signal_handler(signal.SIGINT, stopping)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     try:
-        async with serving(settings, read_settings, doors, cut=cut) as gateway:
+        async with serving(settings, read_settings, doors, cut=cut, fallback=fallback) as gateway:
             # What the start has made is never looked through again: neither now nor in a pause between two requests.
             gc.freeze()
             gc.enable()
@@ -110,6 +133,7 @@ async def serving(
     *,
     clock: Clock | None = None,
     cut: asyncio.Event | None = None,
+    fallback: Fallback | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway with its sockets open; at the end it drains, at most `timeouts.drain` seconds or until `cut` is set.
 
@@ -122,7 +146,7 @@ async def serving(
     async with AsyncExitStack() as stack:
         for opened in (control_socket, *sockets):
             stack.callback(opened.close)
-        gateway = await stack.enter_async_context(assemble(settings, read_settings, clock, own))
+        gateway = await stack.enter_async_context(assemble(settings, read_settings, clock, own, fallback))
         gateway.access_log = access_log(settings)
         if gateway.access_log is not None:
             stack.callback(gateway.access_log.close)
@@ -146,7 +170,10 @@ async def serving(
             gateway.control_address = gateway.listen_addresses[0] if own else private
             gateway.connections = lambda: listener.connections
             with run_file(settings, gateway, private):
-                async with beside(watcher.run(gateway) if watcher is not None else None):
+                async with AsyncExitStack() as work:
+                    await work.enter_async_context(beside("keeping accepted files", lambda: keep_each(gateway)))
+                    if watcher is not None:
+                        await work.enter_async_context(beside("watching", lambda: watcher.run(gateway)))
                     yield gateway
                 gateway.draining = True
                 await drain(listener, settings.timeouts.drain, cut or asyncio.Event())
@@ -156,17 +183,14 @@ async def serving(
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[None, None, None] | None) -> AsyncIterator[None]:
+async def beside(name: str, work: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
     """Run it as long as the block; it failing is told, and ends nothing."""
-    if work is None:
-        yield
-        return
 
     async def logged() -> None:
         try:
-            await work
+            await work()
         except Exception:
-            _log.exception("files are no longer watched")
+            _log.exception("%s has ended", name)
 
     task = asyncio.create_task(logged())
     try:

@@ -135,6 +135,7 @@ class Site:
     current: Current = field(default_factory=lambda: Current(Table(0, PolicySet(), {})))
     events: EventBus = field(default_factory=EventBus)
     last_reload: Verdict | None = None
+    fallback: str | None = None
     draining: bool = False
     secret: str = SECRET
     dashboard: Users = field(default_factory=Users)

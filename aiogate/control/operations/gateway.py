@@ -152,6 +152,11 @@ class ControlledGateway(Protocol):
     def last_reload(self) -> ReloadVerdict | None: ...
 
     @property
+    def fallback(self) -> object | None:
+        """What is served in place of declared files that have mistakes, for people; None: nothing is."""
+        ...
+
+    @property
     def plugins(self) -> PluginDoors: ...
 
     @property

@@ -40,6 +40,8 @@ async def ready(gateway: ControlledGateway) -> tuple[bool, Mapping[str, Any]]:
         body["reason"] = reason
     body["generation"] = gateway.current.table.generation
     body["last_reload"] = verdict_view(gateway.last_reload)
+    if gateway.fallback is not None:
+        body["fallback"] = str(gateway.fallback)
     return not reason, body
 
 
