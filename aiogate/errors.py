@@ -217,6 +217,12 @@ DIAGNOSTICS: Final[Mapping[str, str]] = {
     "policy_unknown_api": "A policy names an API that does not exist.",
     "policy_org_mismatch": "A policy grants an API of another organisation.",
     "policy_partitions": "Partitions that cannot stand together.",
+    # the whole set, as warnings of `aiogate check`
+    "listen_shadows": "A listen path that an API with a host is asked before; a warning.",
+    "api_open": "An API with an upstream and without authentication; a warning.",
+    "expired": "An API or version that has expired; a warning.",
+    "expires_soon": "An API or version that expires within 30 days; a warning.",
+    "policy_unused": "A policy that opens no API; a warning.",
     # settings and the process
     "store_workers": "More than one worker on a store that serves one.",
     "store_unknown": "A store of that kind does not exist.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from aiogate.cli.printing import counted, diagnostic_line, example, joined, print_json, safe
+from aiogate.cli.printing import annotation, counted, diagnostic_line, example, joined, print_json, safe
 from aiogate.cli.settings import DEFAULT_FILE, config_option, folder_option, from_here, read_settings, settings_file
 from aiogate.errors import Diagnostic, DiagnosticsFound
 
@@ -42,14 +42,14 @@ class Project:
 class Verdict:
     """What was found in one project. The numbers are 0 when it could not be loaded.
 
-    `about_settings`: the settings themselves are mistaken, and nothing else was looked at.
+    `about_settings` are the mistakes in the settings themselves.
     """
 
     diagnostics: tuple[Diagnostic, ...]
     apis: int = 0
     policies: int = 0
     plugins: int = 0
-    about_settings: bool = False
+    about_settings: frozenset[Diagnostic] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,9 @@ class Report:
 @folder_option("apis", "Folder of API definitions [default: apis.d].")
 @folder_option("policies", "Folder of policies [default: policies.d].")
 @folder_option("plugins", "Folder of plugins [default: plugins].")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--strict", is_flag=True, help="Take warnings for problems.")
 def check(
     paths: tuple[Path, ...],
     config: Path | None,
@@ -83,17 +84,24 @@ def check(
     plugins: Path | None,
     form: str,
     as_json: bool,
+    strict: bool,
 ) -> None:
     """Say what is wrong in settings, definitions, policies and plugins, without serving them.
 
     Without PATH, the project in the working directory. PATH is a project (a folder with apis.d or aiogate.yaml in it),
-    a folder of definitions, or one file: then its own problems are told. Exit code 1: there are problems.
+    a folder of definitions, or one file: then its own problems are told. Exit code 1: there are problems. A warning is
+    none, unless --strict says so. The format `github` is for a workflow: it annotates the lines of a pull request.
     """
     given = {"apis": apis, "policies": policies, "plugins": plugins}
     flags = tuple((name, folder) for name, folder in given.items() if folder is not None)
     report = examine(paths, Project(settings_file(config), flags))
+    if strict:
+        report = replace(report, diagnostics=tuple(replace(found, severity="error") for found in report.diagnostics))
     if as_json or form == "json":
         print_json(_as_json(report))
+    elif form == "github":
+        for found in report.diagnostics:
+            click.echo(annotation(found))
     else:
         for found in report.diagnostics:
             click.echo(diagnostic_line(asdict(found)))
@@ -109,7 +117,11 @@ def examine(paths: Sequence[Path], configured: Project) -> Report:
     asked = _by_project(paths, configured)
     verdicts = {project: _load(project) for project in asked}
     for project, verdict in verdicts.items():
-        about = [found for found in verdict.diagnostics if verdict.about_settings or _is_about(found, asked[project])]
+        about = [
+            found
+            for found in verdict.diagnostics
+            if found in verdict.about_settings or _is_about(found, asked[project])
+        ]
         told.extend(about)
         elsewhere += len(_errors(verdict.diagnostics)) - len(_errors(about))
     return Report(
@@ -138,18 +150,21 @@ def _by_project(paths: Sequence[Path], configured: Project) -> Mapping[Project, 
 def _load(project: Project) -> Verdict:
     import asyncio
 
+    from aiogate.config.advice import advice
+    from aiogate.runtime.assembly import all_mistakes
     from aiogate.runtime.assembly import check as load
 
     try:
         settings = project.settings()
     except DiagnosticsFound as mistakes:
-        return Verdict(mistakes.diagnostics, about_settings=True)
+        found = asyncio.run(all_mistakes(mistakes)).diagnostics
+        return Verdict(found, about_settings=frozenset(mistakes.diagnostics))
     try:
         generation = asyncio.run(load(settings))
     except DiagnosticsFound as mistakes:
         return Verdict(mistakes.diagnostics)
     return Verdict(
-        generation.declared.warnings,
+        (*generation.declared.warnings, *advice(generation.declared)),
         len(generation.declared.definitions),
         len(generation.declared.policies),
         len(generation.board.plugins),

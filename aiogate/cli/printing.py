@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 
 import click
 
+from aiogate.errors import Diagnostic
+
 __all__ = [
+    "annotation",
     "as_json",
     "counted",
     "diagnostic_line",
@@ -89,6 +92,21 @@ def moment(epoch: float) -> str:
 
 def seconds(duration: float) -> str:
     return f"{duration * 1000:.0f} ms" if duration < 1 else f"{duration:.1f} s"
+
+
+def annotation(found: Diagnostic) -> str:
+    """A workflow command of GitHub Actions, which marks the line in a pull request.
+
+    Line breaks and `%` are escaped in both parts, `:` and `,` in properties as well.
+    """
+    place = {"file": found.file, "line": found.line or "", "col": found.column or "", "title": f"aiogate {found.code}"}
+    properties = ",".join(f"{name}={_property(value)}" for name, value in place.items() if value)
+    hint = f" ({found.hint})" if found.hint else ""
+    return f"::{found.severity} {properties}::{safe(found.message + hint).replace('%', '%25')}"
+
+
+def _property(value: object) -> str:
+    return safe(value).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
 
 
 def diagnostic_line(found: Mapping[str, Any]) -> str:

@@ -75,6 +75,11 @@ class Declared:
         """The files, each as it was read."""
         return [*self._apis.values(), *self._policies.values()]
 
+    def policy_sources(self) -> Iterator[tuple[Policy, Source]]:
+        """Each policy with the file that declares it."""
+        for read in self._policies.values():
+            yield read.thing, read.source
+
     def digests(self) -> dict[str, str]:
         """The SHA-256 of each file's bytes, by its name."""
         return {file: read.source.digest for reads in (self._apis, self._policies) for file, read in reads.items()}

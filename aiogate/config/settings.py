@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -27,7 +27,18 @@ from aiogate.config.units import Duration, Size
 from aiogate.config.variables import Unresolved, Variables, expand, without_echo
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
-__all__ = ["Address", "Control", "Limits", "Network", "Passwords", "Settings", "Timeouts", "load_settings"]
+__all__ = [
+    "Address",
+    "Control",
+    "Limits",
+    "Network",
+    "Passwords",
+    "Settings",
+    "SettingsMistaken",
+    "Timeouts",
+    "load_settings",
+    "where_state_is",
+]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -244,6 +255,18 @@ class Settings(Model):
         return self._file
 
 
+class SettingsMistaken(DiagnosticsFound):
+    """Settings that cannot be used.
+
+    `readable` has their defaults where the mistakes are: enough to look at the declared files too, in the same breath.
+    None: the file cannot be read at all, and where those files are cannot be said.
+    """
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], readable: Settings | None) -> None:
+        super().__init__(diagnostics)
+        self.readable = readable
+
+
 def load_settings(
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
@@ -254,8 +277,8 @@ def load_settings(
     """The settings from a file (None: there is none), the environment and flags.
 
     `flags` has keys such as `listen` or `control.listen`; a value of None was not given. `instead` is a copy that is
-    read in place of the file: folders are relative to the file all the same. Raises `DiagnosticsFound` with every
-    mistake in all three.
+    read in place of the file: folders are relative to the file all the same. Raises `SettingsMistaken`, a
+    `DiagnosticsFound`, with every mistake in all three.
     """
     environ = os.environ if environ is None else environ
     variables = Variables(environ, files.read_secret)
@@ -263,6 +286,7 @@ def load_settings(
     source = Source(ENVIRONMENT, {}, raw={})
     missing: list[Diagnostic] = []
     names: dict[YamlPath, str] = {}
+    parsed = True
     if file is not None:
         try:
             read = instead or file
@@ -270,6 +294,7 @@ def load_settings(
             source, missing = expand(source, variables)
         except DiagnosticsFound as unreadable:
             found.extend(unreadable.diagnostics)
+            parsed = False
     for layer in (*_from_environment(environ, variables, found), *_from_flags(flags or {})):
         source = _overlaid(source, layer)
         names[layer.path] = layer.name
@@ -283,9 +308,29 @@ def load_settings(
     if settings is not None:
         found.extend(_contradictions(settings, source))
     found = [_naming(one, names) for one in found]
-    if found or settings is None:
-        raise DiagnosticsFound(found)
     base = file.parent if file is not None else Path()
+    if found or settings is None:
+        readable = _readable(source) if parsed else None
+        raise SettingsMistaken(found, _placed(readable, file, base) if readable is not None else None)
+    return _placed(settings, file, base)
+
+
+def _readable(source: Source) -> Settings | None:
+    """The settings without the keys that have mistakes; None where a folder is among them."""
+    value = source.value
+    for _ in range(2):
+        try:
+            return Settings.model_validate(value)
+        except ValidationError as error:
+            mistaken = {detail["loc"][0] for detail in error.errors(include_url=False) if detail["loc"]}
+            if mistaken & {*_FOLDERS}:
+                return None
+            value = {key: inner for key, inner in value.items() if key not in mistaken}
+    return None
+
+
+def _placed(settings: Settings, file: Path | None, base: Path) -> Settings:
+    """The settings with their paths as seen from the working directory."""
     access_log = settings.access_log
     if access_log.file != "-":
         access_log = access_log.model_copy(update={"file": str(base / access_log.file)})

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from aiogate.chain.contracts import Services
 from aiogate.clock import Clock, SystemClock
 from aiogate.config.definition import Definition
-from aiogate.config.settings import Settings
+from aiogate.config.settings import Settings, SettingsMistaken
 from aiogate.credentials.passwords import Passwords
 from aiogate.credentials.tokens import Tokens
 from aiogate.domain.policy import PolicySet
@@ -31,7 +31,7 @@ from aiogate.stores.repositories import SessionDirectory
 from aiogate.telemetry.decisions import Decision
 from aiogate.telemetry.events import EventBus
 
-__all__ = ["assemble", "check"]
+__all__ = ["all_mistakes", "assemble", "check"]
 
 
 @asynccontextmanager
@@ -115,3 +115,14 @@ async def check(settings: Settings) -> Generation:
             return await Loader(services, lambda decision: None, clock.now).load(settings, None)
     finally:
         await services.passwords.close()
+
+
+async def all_mistakes(mistakes: DiagnosticsFound) -> DiagnosticsFound:
+    """Mistakes in settings, with those of the declared files, where it can be said which they are."""
+    if not isinstance(mistakes, SettingsMistaken) or mistakes.readable is None:
+        return mistakes
+    try:
+        await check(mistakes.readable)
+    except DiagnosticsFound as further:
+        return DiagnosticsFound([*mistakes.diagnostics, *further.diagnostics])
+    return mistakes

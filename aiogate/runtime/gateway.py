@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiogate.chain.exchange import Exchange
+from aiogate.config.settings import SettingsMistaken
 from aiogate.errors import Diagnostic, DiagnosticsFound, Problem
 from aiogate.proxy.body import NO_BODY
 from aiogate.proxy.paths import Canonical, canonical
@@ -174,6 +175,8 @@ class Gateway:
             change = await self._swap_in(settings)
             self.fallback = None
             self.accepted.set()
+        except SettingsMistaken as mistakes:
+            diagnostics = DiagnosticsFound([*mistakes.diagnostics, *await self._further(mistakes.readable)]).diagnostics
         except DiagnosticsFound as mistakes:
             diagnostics = mistakes.diagnostics
         number = self.generation.number if self.generation is not None else 0
@@ -197,6 +200,18 @@ class Gateway:
             _log.error("reload by %s refused, generation %d keeps serving:\n%s", reason, number,
                        "\n".join(str(diagnostic) for diagnostic in diagnostics))  # fmt: skip
         return verdict
+
+    async def _further(self, readable: Settings | None) -> Sequence[Diagnostic]:
+        """The mistakes of the declared files, beside those of the settings."""
+        if readable is None:
+            return ()
+        try:
+            with in_small_turns():
+                unserved = await self._loader.load(readable, self.generation)
+        except DiagnosticsFound as mistakes:
+            return mistakes.diagnostics
+        discard(unserved.table.apis.values(), unserved.board, self.generation)
+        return ()
 
     async def _swap_in(self, settings: Settings, kept: Settings | None = None) -> Change:
         """Load and serve; `kept` says where the files are that are read in place of the declared ones."""

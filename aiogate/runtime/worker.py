@@ -28,7 +28,7 @@ from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.account import Account
 from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
 from aiogate.runtime import same_port
-from aiogate.runtime.assembly import assemble
+from aiogate.runtime.assembly import all_mistakes, assemble
 from aiogate.runtime.gateway import Gateway
 from aiogate.runtime.last_good import Fallback, keep_each
 from aiogate.runtime.watch import Watcher
@@ -60,9 +60,10 @@ def serve(read_settings: Callable[[], Settings], doors: Doors, fall_back: FallBa
     fallback: Fallback | None = None
     try:
         settings = read_settings()
-    except DiagnosticsFound as mistakes:
+    except DiagnosticsFound as some:
+        mistakes = asyncio.run(all_mistakes(some))
         if fall_back is None:
-            raise
+            raise mistakes from some
         fallback = fall_back(mistakes)
     else:
         try:

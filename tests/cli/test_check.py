@@ -73,6 +73,52 @@ def test_a_warning_is_told_and_refuses_nothing(tmp_path: Path) -> None:
     assert out.endswith("1 warning\n")
 
 
+OPEN = "listen: /open/\nauth: none\nupstream: http://127.0.0.1:9/\n"
+
+
+def test_warnings_are_problems_only_if_asked(tmp_path: Path) -> None:
+    write_files(tmp_path, {"apis.d/open.yaml": OPEN})
+    out = typed(tmp_path, "check").stdout
+    assert out.startswith(
+        "apis.d/open.yaml:2:7: warning: whoever reaches the gateway reaches this upstream (ignore this "
+    )
+    assert out.endswith(", 1 warning\n")
+    strict = typed(tmp_path, "check", "--strict", code=1).stdout
+    assert strict.startswith("apis.d/open.yaml:2:7: whoever reaches the gateway")
+    assert strict.endswith("1 problem in 1 file\n")
+    report = json.loads(typed(tmp_path, "check", "--strict", "--json", code=1).stdout)
+    assert [(one["code"], one["severity"]) for one in report["diagnostics"]] == [("api_open", "error")]
+
+
+def test_annotations_for_a_workflow(tmp_path: Path) -> None:
+    write_files(tmp_path, {"apis.d/oops.yaml": MISTAKEN, "apis.d/open.yaml": OPEN, "policies.d/a,b.yaml": "id: '%:'\n"})
+    assert typed(tmp_path, "check", "--format", "github", code=1).stdout == (
+        "::error file=apis.d/oops.yaml,line=3,col=1,title=aiogate unknown_key::"
+        "`upsteam` is not a known key (did you mean `upstream`?)\n"
+        "::error file=policies.d/a%2Cb.yaml,line=1,col=5,title=aiogate invalid_id::"
+        "`%25:` is not an id (up to 64 letters, digits, `.`, `_` or `-`, the first a letter or digit)\n"
+    )
+    write_files(tmp_path, {"apis.d/oops.yaml": HELLO, "policies.d/a,b.yaml": "{id: a, access: {open: {}}}"})
+    assert typed(tmp_path, "check", "--format", "github").stdout == (
+        "::warning file=apis.d/open.yaml,line=2,col=7,title=aiogate api_open::"
+        "whoever reaches the gateway reaches this upstream (ignore this if the API is meant to be open)\n"
+    )
+    nowhere = typed(tmp_path, "check", "--apis", "none", "--format", "github", code=1).stdout
+    assert nowhere.startswith("::error file=none,title=aiogate file_unreadable::there is no such folder (make it")
+
+
+def test_mistaken_settings_do_not_hide_mistakes_in_files(tmp_path: Path) -> None:
+    site = {"aiogate.yaml": "wrokers: 1\nlimits: {connections: none}\n", "apis.d/oops.yaml": MISTAKEN}
+    write_files(tmp_path, site | {"apis.d/hello.yaml": HELLO})
+    told = [one["code"] for one in json.loads(typed(tmp_path, "check", "--json", code=1).stdout)["diagnostics"]]
+    assert told == ["unknown_key", "wrong_type", "unknown_key"]
+    assert files_told(typed(tmp_path, "check", "apis.d/hello.yaml", "--json", code=1).stdout) == {"aiogate.yaml"}
+    # Where the files are cannot be said.
+    for settings in ("apis: []\n", "state: [\n"):
+        write_files(tmp_path, {"aiogate.yaml": settings})
+        assert files_told(typed(tmp_path, "check", "--json", code=1).stdout) == {"aiogate.yaml"}
+
+
 # what a path means
 
 

@@ -26,6 +26,7 @@ NOT_OURS = {
 ELSEWHERE = {
     "file_too_large": "test_files.py, which makes the file",
     "file_ignored": "test_loader.py, because it is a warning",
+    **dict.fromkeys(("listen_shadows", "api_open", "expired", "expires_soon", "policy_unused"), "test_advice.py"),
 }
 
 
