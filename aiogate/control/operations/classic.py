@@ -7,12 +7,12 @@ the file: `${…}` is never resolved in output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aiogate.config.definition import Definition, PluginUse, VersionDeclaration, Versions
-from aiogate.config.units import parse_rate, parse_size
+from aiogate.config.definition import Definition, VersionDeclaration, Versions
+from aiogate.control.operations.classic_plugins import render_plugins
 from aiogate.domain.policy import Policy
 from aiogate.domain.session import SessionDocument
 
@@ -45,7 +45,8 @@ def render(definition: Definition) -> Mapping[str, Any]:
         "disable_rate_limit": not definition.session_limits.rate,
         "disable_quota": not definition.session_limits.quota,
     }
-    _plugins(definition, shown, ours)
+    if kept := render_plugins(definition, shown, lambda path: _raw(definition, path)):
+        ours["plugins"] = kept
     if definition.labels:
         ours["labels"] = _raw(definition, ("labels",))
     shown["x_aiogate"] = ours
@@ -209,89 +210,6 @@ def _version(definition: Definition, versions: Versions, name: str) -> Fields:
             definition, ("versions", "list", name, "upstream", "url"), str(version.upstream.url)
         )
     return shown
-
-
-def _plugins(definition: Definition, shown: Fields, ours: Fields) -> None:
-    """Plugins that Tyk has a field for, as that field; the others, and those with a match or in shadow, as ours."""
-    kept = []
-    for use in definition.plugins:
-        fields = _plugin_fields(definition, use)
-        if fields is None or any(key in shown for key in fields):
-            kept.append(_raw(definition, use.path[:2]))
-            continue
-        version_fields = fields.pop("version", {})
-        shown.update(fields)
-        for version in shown["version_data"]["versions"].values():
-            version.update(version_fields)
-    if kept:
-        ours["plugins"] = kept
-
-
-def _plugin_fields(definition: Definition, use: PluginUse) -> Fields | None:
-    renderer = _RENDERERS.get(use.name)
-    if renderer is None or use.match is not None or use.mode != "enforce":
-        return None
-    try:
-        return renderer(_raw(definition, use.path))
-    except (ValueError, TypeError, KeyError):
-        # Written with a variable, or in a form that Tyk's field cannot hold.
-        return None
-
-
-def _only(config: Any, *keys: str) -> Mapping[str, Any]:
-    if not isinstance(config, Mapping) or not set(config) <= set(keys):
-        raise ValueError("has no equal")
-    return config
-
-
-def _rate_limit(config: Any) -> Fields:
-    rate = parse_rate(config)
-    return {"global_rate_limit": {"rate": rate.limit, "per": rate.window, "disabled": False}}
-
-
-def _ip_filter(config: Any) -> Fields:
-    lists = _only(config, "allow", "deny")
-    allowed: Sequence[Any] = lists.get("allow") or ()
-    denied: Sequence[Any] = lists.get("deny") or ()
-    return {
-        "enable_ip_whitelisting": bool(allowed),
-        "allowed_ips": list(allowed),
-        "enable_ip_blacklisting": bool(denied),
-        "blacklisted_ips": list(denied),
-    }
-
-
-def _size_limit(config: Any) -> Fields:
-    return {"version": {"global_size_limit": parse_size(config)}}
-
-
-def _request_headers(config: Any) -> Fields:
-    edits = _only(config, "set", "remove")
-    return {
-        "version": {
-            "global_headers": dict(edits.get("set", {})),
-            "global_headers_remove": list(edits.get("remove", ())),
-        }
-    }
-
-
-def _response_headers(config: Any) -> Fields:
-    edits = _only(config, "set", "remove")
-    return {
-        "version": {
-            "global_response_headers": dict(edits.get("set", {})),
-            "global_response_headers_remove": list(edits.get("remove", ())),
-        }
-    }
-
-
-_RENDERERS: Final[Mapping[str, Callable[[Any], Fields]]] = {
-    "rate_limit": _rate_limit,
-    "ip_filter": _ip_filter,
-    "size_limit": _size_limit,
-    "request_headers": _request_headers,
-    "response_headers": _response_headers,
-}
 
 
 _NO_DATE: Final = "0001-01-01T00:00:00Z"

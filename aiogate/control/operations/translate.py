@@ -16,8 +16,9 @@ from typing import Any, Final, Literal
 import yaml
 
 from aiogate.config.provenance import TRANSLATED, signed
-from aiogate.config.units import Rate, format_duration, format_timestamp
+from aiogate.config.units import format_duration, format_timestamp
 from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS, UNLIMITED, Row, is_zero
+from aiogate.control.operations.tyk_plugins import api_plugins, rate_of, version_plugins
 
 __all__ = ["FieldVerdict", "Translation", "translate_api", "translate_policy", "yaml_text"]
 
@@ -176,6 +177,8 @@ def _wrong_kind(row: Row, value: Any) -> str:
         return "" if isinstance(value, (int, float)) and not isinstance(value, bool) else "a number"
     if row.kind == "texts":
         return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list of text"
+    if row.kind == "objects":
+        return "" if isinstance(value, list) else "a list of objects"
     return ""
 
 
@@ -387,29 +390,15 @@ def _version(fields: _Fields, name: str, entry: Object) -> Object:
 
 
 def _plugins(fields: _Fields) -> list[Any]:
-    plugins: list[Any] = []
-    limit = _object(fields.get("global_rate_limit"))
-    if limit.get("disabled") is not True:
-        rate = _rate(fields, "global_rate_limit.rate", limit.get("rate"), limit.get("per"))
-        if rate:
-            plugins.append({"rate_limit": rate})
+    entries = _object(fields.get("version_data", "versions"))
+    versioned = fields.get("version_data", "not_versioned") is not True
+    if not versioned:
+        entries = {name: entry for name, entry in entries.items() if entry is _single(fields)}
+    plugins: list[Any] = [*api_plugins(fields), *version_plugins(fields, entries, versioned=versioned)]
     ours = fields.get("x_aiogate", "plugins")
     if ours and not isinstance(ours, list):
         fields.refuse("x_aiogate.plugins", "should be a list")
     return plugins + (ours if isinstance(ours, list) else [])
-
-
-def _rate(fields: _Fields, field: str, limit: Any, window: Any) -> str:
-    """`100/1s` of a count and its seconds; empty for no limit."""
-    if not isinstance(limit, (int, float)) or isinstance(limit, bool) or limit <= 0:
-        return ""
-    if limit != int(limit) or limit >= 10**18:
-        fields.refuse(field, "should be a whole number")
-        return ""
-    if not isinstance(window, (int, float)) or isinstance(window, bool) or not 0.000001 <= window < 10**9:
-        fields.refuse(field, "a limit needs its window of time")
-        return ""
-    return str(Rate(int(limit), float(window)))
 
 
 def _policy(fields: _Fields) -> Object:
@@ -467,9 +456,9 @@ def _limits(fields: _Fields, prefix: str, values: Object) -> Iterator[tuple[str,
         value = values.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
             fields.ignore(prefix + name, "no limit, which a policy says by saying nothing")
-    if rate := _rate(fields, f"{prefix}rate", values.get("rate"), values.get("per")):
+    if rate := rate_of(fields, f"{prefix}rate", values.get("rate"), values.get("per")):
         yield "rate", rate
-    if quota := _rate(fields, f"{prefix}quota_max", values.get("quota_max"), values.get("quota_renewal_rate")):
+    if quota := rate_of(fields, f"{prefix}quota_max", values.get("quota_max"), values.get("quota_renewal_rate")):
         yield "quota", quota
     interval, retries = values.get("throttle_interval"), values.get("throttle_retry_limit")
     if isinstance(interval, (int, float)) and interval > 0 and isinstance(retries, int) and retries > 0:

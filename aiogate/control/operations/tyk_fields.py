@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 __all__ = ["API_FIELDS", "POLICY_FIELDS", "Row", "is_zero"]
 
-Kind = Literal["text", "flag", "number", "texts", "any"]
+Kind = Literal["text", "flag", "number", "texts", "objects", "any"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,18 @@ def _rows(verdict: Literal["mapped", "ignored", "refused"], names: str, **furthe
 
 
 _ENTRY: Final = "version_data.versions.*"
-_LISTS: Final = (
-    "ignored black_list white_list mock_response cache advance_cache_config transform transform_response transform_jq "
-    "transform_jq_response transform_headers transform_response_headers hard_timeouts circuit_breakers url_rewrites "
-    "virtual size_limits method_transforms validate_json internal go_plugin persist_graphql rate_limit validate_request"
+_RULES: Final = (
+    "ignored black_list white_list mock_response transform_headers transform_response_headers hard_timeouts "
+    "size_limits rate_limit"
 )
+_FURTHER_RULES: Final = (
+    "cache advance_cache_config transform transform_response transform_jq transform_jq_response circuit_breakers "
+    "url_rewrites virtual method_transforms validate_json internal go_plugin persist_graphql validate_request"
+)
+_EDITS: Final = (
+    ("global_headers", "any"), ("global_headers_remove", "texts"), ("global_response_headers", "any"),
+    ("global_response_headers_remove", "texts"),
+)  # fmt: skip
 
 API_FIELDS: Final[Mapping[str, Row]] = {
     # identity and serving
@@ -133,20 +140,20 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     "version_data.default_version": Row("mapped", kind="text", switch="!version_data.not_versioned"),
     **_rows("mapped", f"{_ENTRY}.expires {_ENTRY}.override_target", kind="text"),
     f"{_ENTRY}.name": Row("ignored", "the key above it is the name"),
-    f"{_ENTRY}.use_extended_paths": Row("ignored", "lists are refused by their own names"),
-    f"{_ENTRY}.ignore_endpoint_case": Row("ignored", "there are no lists that it would be about"),
-    **{f"{_ENTRY}.paths.{name}": Row("refused", "lists of paths") for name in ("ignored", "black_list", "white_list")},
-    **{f"{_ENTRY}.extended_paths.{name}": Row("refused", "rules of single paths") for name in _LISTS.split()},
+    **{f"{_ENTRY}.{name}": Row("mapped", kind="flag") for name in ("use_extended_paths", "ignore_endpoint_case")},
+    **{f"{_ENTRY}.paths.{name}": Row("mapped", kind="texts", switch=f"!{_ENTRY}.use_extended_paths")
+       for name in ("ignored", "black_list", "white_list")},
+    **{f"{_ENTRY}.extended_paths.{name}": Row("mapped", kind="objects", switch=f"{_ENTRY}.use_extended_paths")
+       for name in _RULES.split()},
+    **{f"{_ENTRY}.extended_paths.{name}": Row("refused", "rules of single paths", switch=f"{_ENTRY}.use_extended_paths")
+       for name in _FURTHER_RULES.split()},
     **{f"{_ENTRY}.extended_paths.{name}": Row("ignored", "there are no analytics")
        for name in ("track_endpoints", "do_not_track_endpoints")},
-    **{f"{_ENTRY}.{name}": Row("refused", "editing of headers", switch=f"!{_ENTRY}.{name}_disabled")
-       for name in ("global_headers", "global_headers_remove", "global_response_headers",
-                    "global_response_headers_remove")},
-    **{f"{_ENTRY}.{name}_disabled": Row("ignored", "what it switches off is not there")
-       for name in ("global_headers", "global_headers_remove", "global_response_headers",
-                    "global_response_headers_remove", "global_size_limit")},
-    f"{_ENTRY}.global_size_limit": Row("refused", "a limit of the body",
-                                       switch=f"!{_ENTRY}.global_size_limit_disabled"),
+    **{f"{_ENTRY}.{name}": Row("mapped", kind=kind, switch=f"!{_ENTRY}.{name}_disabled")  # type: ignore[arg-type]
+       for name, kind in _EDITS},
+    **{f"{_ENTRY}.{name}_disabled": Row("ignored", "it is left out")
+       for name in (*dict(_EDITS), "global_size_limit")},
+    f"{_ENTRY}.global_size_limit": Row("mapped", kind="number", switch=f"!{_ENTRY}.global_size_limit_disabled"),
     f"{_ENTRY}.global_enforce_timeout": Row("refused", "a hard timeout"),
     # middleware, cache
     **_rows("refused", "custom_middleware.pre custom_middleware.auth_check custom_middleware.post_key_auth "
@@ -156,7 +163,7 @@ API_FIELDS: Final[Mapping[str, Row]] = {
             note="without plugins of Tyk it does nothing"),
     "custom_middleware_bundle": Row("refused", "plugins of Tyk", switch="!custom_middleware_bundle_disabled"),
     "custom_middleware_bundle_disabled": Row("ignored", "what it switches off is not there"),
-    "response_processors": Row("refused", "processing of responses"),
+    "response_processors": Row("mapped", kind="objects"),
     "cache_options": Row("refused", "caching", switch="cache_options.enable_cache"),
     # proxy
     **_rows("mapped", "proxy.listen_path", kind="text"),
@@ -177,12 +184,16 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     "dont_set_quota_on_create": Row("ignored", "a write resets no counter anyway"),
     "session_lifetime": Row("refused", "keys would outlive what was asked"),
     "session_lifetime_respects_key_expiration": Row("refused", "the life of keys", switch="session_lifetime"),
-    **_rows("refused", "allowed_ips blacklisted_ips", note="lists of addresses",
-            switch="!ip_access_control_disabled"),
-    "ip_access_control_disabled": Row("ignored", "what it switches off is not there"),
+    **_rows("mapped", "allowed_ips blacklisted_ips", kind="texts", switch="!ip_access_control_disabled"),
+    "ip_access_control_disabled": Row("ignored", "the lists are left out"),
     "enable_ip_whitelisting": Row("ignored", "the list alone decides"),
     "enable_ip_blacklisting": Row("ignored", "the list alone decides"),
-    "CORS": Row("refused", "CORS", switch="CORS.enable"),
+    "CORS.enable": Row("mapped", kind="flag"),
+    **_rows("mapped", "CORS.allowed_origins CORS.allowed_methods CORS.allowed_headers CORS.exposed_headers",
+            kind="texts", switch="CORS.enable"),
+    **_rows("mapped", "CORS.allow_credentials CORS.options_passthrough", kind="flag", switch="CORS.enable"),
+    "CORS.max_age": Row("mapped", kind="number", switch="CORS.enable"),
+    "CORS.debug": Row("ignored", "`why` tells what was refused"),
     "uptime_tests.check_list": Row("refused", "uptime tests", switch="!uptime_tests.disabled"),
     "uptime_tests.config": Row("ignored", "without a list of checks it does nothing"),
     "uptime_tests.disabled": Row("ignored", "what it switches off is not there"),
