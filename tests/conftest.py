@@ -1,4 +1,4 @@
-"""With `CI` set, a skipped test is a failed one: what the tests need is there, or the run says so."""
+"""What all rooms need. With `CI` set, a skipped test is a failed one: what it needs is there, or the run says so."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.servers import RedisServer
 
 
 def _skip_is_a_failure(report: Any) -> None:
@@ -26,3 +28,11 @@ def pytest_make_collect_report() -> Iterator[None]:
     report = yield
     _skip_is_a_failure(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis for all tests that do not harm it; each takes a prefix of its own."""
+    server = RedisServer().start()
+    yield server
+    server.close()

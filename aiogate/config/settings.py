@@ -21,6 +21,7 @@ from aiogate.config import files
 from aiogate.config.addresses import Address, parse_address
 from aiogate.config.diagnose import diagnostics_of, did_you_mean
 from aiogate.config.model import Model, mistake
+from aiogate.config.redis_url import is_redis_url, parse_redis_url
 from aiogate.config.source import Path as YamlPath
 from aiogate.config.source import Source, examine
 from aiogate.config.units import Duration, Size
@@ -31,8 +32,11 @@ __all__ = [
     "Address",
     "Control",
     "Limits",
+    "LimitsWithoutStore",
     "Network",
     "Passwords",
+    "Redis",
+    "Sessions",
     "Settings",
     "SettingsMistaken",
     "Timeouts",
@@ -99,10 +103,29 @@ def _parse_store(value: Any) -> Any:
         raise mistake("wrong_type", "should be the name of a store", "such as `sqlite`")
     if value in ("sqlite", "memory"):
         return value
+    if is_redis_url(value):
+        try:
+            parse_redis_url(value)
+        except ValueError as error:
+            # The URL may hold a password: it is not shown.
+            raise mistake(
+                "store_unknown", f"is a Redis URL that {error}", "such as `redis://127.0.0.1:6379/0`"
+            ) from error
+        return value
     scheme = value.partition(":")[0].lower()
-    if "://" in value and (scheme in ("rediss", "redis") or scheme.startswith("redis+")):
-        raise mistake("store_unknown", "is a Redis store, which this version does not have", "sqlite or memory")
-    raise mistake("store_unknown", "is not a store", did_you_mean(scheme, ("sqlite", "memory")))
+    raise mistake("store_unknown", "is not a store", did_you_mean(scheme, ("sqlite", "memory", "redis")))
+
+
+def _parse_share(value: Any) -> Any:
+    text = str(value).replace(" ", "")
+    above, slash, below = text.partition("/")
+    if text == "auto":
+        return text
+    if isinstance(value, bool) or not (above.isascii() and above.isdigit() and (not slash or below.isdigit())):
+        raise mistake("invalid_value", "is not a share", "`auto`, or a fraction such as `1/3`")
+    if not 0 < int(above) <= int(below or 1) <= 10_000:
+        raise mistake("invalid_value", "is not a share between 0 and 1", "such as `1/3`")
+    return text
 
 
 def _parse_workers(value: Any) -> Any:
@@ -145,6 +168,10 @@ def _parse_network(value: Any) -> Network:
         except ValueError:
             hint = "such as `10.0.0.0/8` or `::1`"
         raise mistake("invalid_value", "is not a network", hint, show=True) from error
+
+
+def _parse_file(value: Any) -> Any:
+    return None if value is None else _parse_path(value)
 
 
 def _parse_path(value: Any) -> Path:
@@ -220,6 +247,39 @@ class Passwords(Model):
     """Seconds for which a verified password is not verified again; 0s: each request pays."""
 
 
+class Redis(Model):
+    """How a Redis store is spoken to."""
+
+    timeout: Annotated[Duration, Field(ge=0.001, le=10)] = 0.05
+    """What a request waits for an answer, in seconds; then the store is away for it."""
+    connect_timeout: Annotated[Duration, Field(ge=0.01, le=60)] = 1.0
+    """For a new connection; no request waits for it."""
+    prefix: str = Field(default="aiogate:", pattern=r"^[A-Za-z0-9._:-]{1,64}$")
+    """What every key begins with. Gateways with one prefix share their state."""
+    ca: Annotated[Path | None, BeforeValidator(_parse_file)] = None
+    """Certificates to trust instead of the system's, for `rediss`."""
+
+
+class Sessions(Model):
+    """How long sessions of a store that others write too are believed."""
+
+    cache: Duration = 10.0
+    """Seconds for which a session that was read is not read again: a revocation elsewhere holds by then."""
+    stale: Duration = 300.0
+    """Seconds for which a session that was read is used on while the store is away."""
+
+
+class LimitsWithoutStore(Model):
+    """What becomes of limits while the store cannot be asked."""
+
+    rate: Literal["local", "deny", "allow"] = "local"
+    """`local`: counted in this process; `deny`: 503; `allow`: let through."""
+    quota: Literal["local", "deny", "allow"] = "deny"
+    """The same for quotas."""
+    share: Annotated[str, BeforeValidator(_parse_share)] = "auto"
+    """This gateway's part of a limit that is counted locally: a fraction, or `auto`, one of the gateways last seen."""
+
+
 class Settings(Model):
     """The settings in force. Folders are relative to the settings file's folder, or to the working directory."""
 
@@ -229,7 +289,10 @@ class Settings(Model):
     state: _Folder = Path("var")
     """The store's file, generated secrets, the process id."""
     store: Annotated[str, BeforeValidator(_parse_store)] = "sqlite"
-    """`sqlite` (in `state`) or `memory`; both serve one worker."""
+    """`sqlite` (in `state`) or `memory`, which serve one gateway, or the URL of a Redis."""
+    redis: Redis = Redis()
+    sessions: Sessions = Sessions()
+    limits_without_store: LimitsWithoutStore = LimitsWithoutStore()
     apis: _Folder = Path("apis.d")
     policies: _Folder = Path("policies.d")
     plugins: _Folder = Path("plugins")
@@ -334,8 +397,11 @@ def _placed(settings: Settings, file: Path | None, base: Path) -> Settings:
     access_log = settings.access_log
     if access_log.file != "-":
         access_log = access_log.model_copy(update={"file": str(base / access_log.file)})
+    redis = settings.redis
+    if redis.ca is not None:
+        redis = redis.model_copy(update={"ca": base / redis.ca})
     folders = {key: base / getattr(settings, key) for key in _FOLDERS}
-    settings = settings.model_copy(update={**folders, "access_log": access_log})
+    settings = settings.model_copy(update={**folders, "access_log": access_log, "redis": redis})
     settings._file = file
     return settings
 
@@ -359,12 +425,14 @@ _FOLDERS: Final = ("state", "apis", "policies", "plugins")
 
 def _contradictions(settings: Settings, source: Source) -> Iterator[Diagnostic]:
     """What one key says about another."""
-    if settings.workers > 1 and settings.store in ("sqlite", "memory"):
+    if settings.workers > 1:
+        shared = settings.store not in ("sqlite", "memory")
+        trouble = "are not started yet" if shared else f"cannot share the store `{settings.store}`"
         yield Diagnostic.at(
             source.locate(("workers",)),
             "store_workers",
-            f"{settings.workers} workers cannot share the store `{settings.store}`",
-            "say `workers: 1`",
+            f"{settings.workers} workers {trouble}",
+            "say `workers: 1`" + (", and start more gateways on one Redis" if shared else ""),
             "workers",
         )
     addresses = [*settings.listen, *([settings.control.listen] if settings.control.listen != "same" else [])]

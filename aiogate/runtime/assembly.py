@@ -50,7 +50,7 @@ async def assemble(
     Raises `DiagnosticsFound` when something that was declared cannot be served.
     """
     clock = clock or SystemClock()
-    store = open_store(settings.store, settings.state, clock)
+    store = open_store(settings, clock)
     try:
         await store.open()
     except StoreUnavailable as trouble:
@@ -94,7 +94,12 @@ def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
     """What plugins may touch, on this store."""
     return Services(
         clock=clock,
-        sessions=SessionDirectory(store.sessions, clock),
+        sessions=SessionDirectory(
+            store.sessions,
+            clock,
+            fresh=settings.sessions.cache if store.counters.asks else None,
+            stale=settings.sessions.stale,
+        ),
         counters=store.counters,
         passwords=Passwords(cost=settings.passwords.cost, cache_seconds=settings.passwords.cache, clock=clock),
         events=EventBus(),

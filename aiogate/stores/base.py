@@ -116,6 +116,11 @@ class Store(Protocol):
         """`memory`, `sqlite`, …, for `status`."""
         ...
 
+    @property
+    def needed(self) -> bool:
+        """Whether a gateway whose store does not answer now should get no requests."""
+        ...
+
     async def open(self) -> None:
         """Make it ready. Raises `StoreUnavailable` with the reason."""
         ...

@@ -1,20 +1,25 @@
-"""From the setting `store` to an engine. An engine is imported only when it is asked for."""
+"""From the settings to an engine. An engine is imported only when it is asked for."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiogate.clock import Clock
+from aiogate.config.redis_url import is_redis_url, parse_redis_url
 from aiogate.stores.base import Store, StoreUnavailable
+
+if TYPE_CHECKING:
+    from aiogate.config.settings import Settings
 
 __all__ = ["open_store"]
 
 
-def open_store(url: str, state: Path, clock: Clock) -> Store:
-    """The store that the setting names: `sqlite` (a file in `state`) or `memory`. The caller awaits its `open`.
+def open_store(settings: Settings, clock: Clock) -> Store:
+    """The store that `settings.store` names: `sqlite` (in `state`), `memory` or a Redis. The caller awaits its `open`.
 
     Raises `StoreUnavailable` for a store that does not exist.
     """
+    url = settings.store
     if url == "memory":
         from aiogate.stores.memory import MemoryStore
 
@@ -22,5 +27,9 @@ def open_store(url: str, state: Path, clock: Clock) -> Store:
     if url == "sqlite":
         from aiogate.stores.sqlite import SqliteStore
 
-        return SqliteStore(state / "aiogate.db", clock)
-    raise StoreUnavailable(f"there is no store {url.partition(':')[0]!r}; there are `sqlite` and `memory`")
+        return SqliteStore(settings.state / "aiogate.db", clock)
+    if is_redis_url(url):
+        from aiogate.stores.redis.store import RedisStore
+
+        return RedisStore(parse_redis_url(url), settings, clock)
+    raise StoreUnavailable(f"there is no store {url.partition(':')[0]!r}; there are `sqlite`, `memory` and `redis://…`")

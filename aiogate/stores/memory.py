@@ -34,6 +34,7 @@ class MemoryStore:
     """Sessions, counters and decisions of one process, gone when it ends."""
 
     name = "memory"
+    needed = True
 
     def __init__(self, clock: Clock) -> None:
         self._sessions = MemorySessions(clock)
@@ -211,6 +212,12 @@ class MemoryCounters:
                         dirty[first.key] = one
                     return _tuple(Taken, (-1, (one,)))
         return self._take_with_care(buckets, now)
+
+    def begin(self, key: str, counter: Counter, now: float) -> None:
+        """Count on from `counter`, unless a window is open here that has counted as much."""
+        known = self._open_window(key, now)
+        if counter.count > (known.count if known is not None else 0):
+            self._keep(key, self._live.get(key), counter, now)
 
     async def read(self, keys: Sequence[str], now: float) -> Sequence[Counter | None]:
         return [self._open_window(key, now) for key in keys]

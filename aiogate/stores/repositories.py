@@ -8,6 +8,7 @@ names, so no credential stays in memory. Every write goes through here and is se
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from aiogate.clock import Clock
 from aiogate.domain.account import org_of_key, stored_name
 from aiogate.domain.policy import PolicyProblem, PolicySet, lay_over
 from aiogate.domain.session import DocumentError, Record, Session, SessionDocument, SessionKind, parse_stored
-from aiogate.stores.base import SessionStore
+from aiogate.stores.base import SessionStore, StoreUnavailable
 
 __all__ = ["LookupFailure", "SessionDirectory"]
 
 _ABSENT_SECONDS: Final = 5.0
 _ABSENT_CAPACITY: Final = 10_000
 _OTHER_ORGANISATIONS: Final = 32
+_STALE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,9 @@ class _Flight:
         self.stale = False
 
 
-_Entry = tuple[PolicySet, Session | LookupFailure, float]
-"""The policies it was compiled with, the outcome, and when the store forgets the record (0: never)."""
+_Entry = tuple[PolicySet, Session | LookupFailure, float, float]
+"""The policies it was compiled with, the outcome, when the store forgets the record (0: never), and until when the
+record is believed (monotonic; 0: for ever)."""
 
 
 class SessionDirectory:
@@ -54,12 +57,26 @@ class SessionDirectory:
 
     `capacity` sessions are kept compiled, the least recently used go first. A name that is not there is remembered for
     5 s, or until it is written. Reads and writes raise `StoreUnavailable`.
+
+    `fresh`: seconds for which a record is believed before it is read again, for a store that others write too; None:
+    for ever. While the store cannot be asked, a record that was read is used on for `stale` seconds.
     """
 
-    def __init__(self, store: SessionStore, clock: Clock, *, capacity: int = 100_000) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        clock: Clock,
+        *,
+        capacity: int = 100_000,
+        fresh: float | None = None,
+        stale: float = 0.0,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._capacity = capacity
+        self._fresh = fresh
+        self._stale = max(stale, fresh or 0.0)
+        self._read: dict[str, float] = {}
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._absent: OrderedDict[str, tuple[float, LookupFailure]] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
@@ -73,8 +90,8 @@ class SessionDirectory:
         entry = self._entries.get(name_hash)
         if entry is None:
             return self._known_absent(name_hash)
-        known, outcome, delete_at = entry
-        if known is not policies or delete_at:
+        known, outcome, delete_at, believed = entry
+        if known is not policies or delete_at or believed:
             return self._checked(name_hash, entry, policies)
         self._entries.move_to_end(name_hash)
         return outcome
@@ -90,7 +107,13 @@ class SessionDirectory:
             if flight is None:
                 flight = self._take_off(name_hash)
             # Shielded: a caller that goes away must not take the answer from the others.
-            record = await asyncio.shield(flight.task)
+            try:
+                record = await asyncio.shield(flight.task)
+            except StoreUnavailable:
+                stale = self._used_on(name_hash, policies)
+                if stale is None:
+                    raise
+                return stale
             if not flight.stale:
                 return self._remember(name_hash, record, policies)
 
@@ -166,17 +189,31 @@ class SessionDirectory:
         return failure
 
     def _checked(self, name_hash: str, entry: _Entry, policies: PolicySet) -> Session | LookupFailure | None:
-        known, outcome, delete_at = entry
+        known, outcome, delete_at, believed = entry
         if delete_at and delete_at <= self._clock.now():
-            del self._entries[name_hash]
+            self._drop(name_hash)
+            return None
+        if believed and believed <= self._clock.monotonic():
+            # Kept: it is used on when the store does not answer.
             return None
         if known is not policies:
             if not isinstance(outcome, Session) or not policies.agrees_with(known, outcome.policies):
-                del self._entries[name_hash]
+                self._drop(name_hash)
                 return None
-            self._entries[name_hash] = (policies, outcome, delete_at)
+            self._entries[name_hash] = (policies, outcome, delete_at, believed)
         self._entries.move_to_end(name_hash)
         return outcome
+
+    def _used_on(self, name_hash: str, policies: PolicySet) -> Session | LookupFailure | None:
+        """What was read of a record not too long ago, for as long as the store is away; None: nothing."""
+        entry, now = self._entries.get(name_hash), self._clock.monotonic()
+        if entry is None or self._read.get(name_hash, -math.inf) + self._stale <= now:
+            return None
+        known, outcome, delete_at, _ = entry
+        # The store is asked again in a second, not by each request.
+        entry = (known, outcome, delete_at, now + _STALE_SECONDS)
+        self._entries[name_hash] = entry
+        return self._checked(name_hash, entry, policies)
 
     def _take_off(self, name_hash: str) -> _Flight:
         flight = _Flight(asyncio.ensure_future(self._store.get(name_hash)))
@@ -193,16 +230,22 @@ class SessionDirectory:
 
     def _remember(self, name_hash: str, record: Record | None, policies: PolicySet) -> Session | LookupFailure:
         if record is None:
+            self._drop(name_hash)
             failure = LookupFailure("there is no record of that name in the organisation", missing=True)
             self._absent[name_hash] = (self._clock.monotonic() + _ABSENT_SECONDS, failure)
             if len(self._absent) > _ABSENT_CAPACITY:
                 self._absent.popitem(last=False)
             return failure
         outcome = _compiled(record, policies)
-        self._entries[name_hash] = (policies, outcome, record.delete_at)
+        believed = 0.0
+        if self._fresh is not None:
+            now = self._clock.monotonic()
+            believed = now + self._fresh
+            self._read[name_hash] = now
+        self._entries[name_hash] = (policies, outcome, record.delete_at, believed)
         self._entries.move_to_end(name_hash)
         if len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
+            self._drop(next(iter(self._entries)))
         return outcome
 
     async def _missing_reason(self, org: str, name: str) -> str:
@@ -218,8 +261,12 @@ class SessionDirectory:
                 return f"the name exists in organisation {other!r}, the API belongs to {org!r}"
         return f"there is no record of that name in organisation {org!r}"
 
-    def _forget(self, name_hash: str) -> None:
+    def _drop(self, name_hash: str) -> None:
         self._entries.pop(name_hash, None)
+        self._read.pop(name_hash, None)
+
+    def _forget(self, name_hash: str) -> None:
+        self._drop(name_hash)
         self._absent.pop(name_hash, None)
         flight = self._flights.pop(name_hash, None)
         if flight is not None:

@@ -33,7 +33,7 @@ from aiogate.domain.limits import Counter
 from aiogate.domain.session import Record, granted_apis
 from aiogate.stores.base import CounterStore, DecisionStore, SessionStore, StoreUnavailable
 from aiogate.stores.memory import MemoryCounters
-from aiogate.telemetry.decisions import Decision
+from aiogate.telemetry.decisions import Decision, text_of
 
 __all__ = ["SqliteStore"]
 
@@ -93,6 +93,7 @@ class SqliteStore:
     """
 
     name = "sqlite"
+    needed = True
 
     def __init__(self, path: Path, clock: Clock, *, decisions: int = 10_000) -> None:
         self._path = path
@@ -545,7 +546,7 @@ class _Decisions:
 
 def _write_decisions(file: sqlite3.Connection, batch: Sequence[Decision], capacity: int) -> None:
     kept = islice(batch, max(0, len(batch) - capacity), None)
-    rows = [(decision.request_id, decision.api, int(decision.shadow), _text(decision)) for decision in kept]
+    rows = [(decision.request_id, decision.api, int(decision.shadow), text_of(decision)) for decision in kept]
     with _transaction(file):
         file.execute(
             "INSERT INTO decisions (request_id, api, shadow, decision) "
@@ -556,15 +557,3 @@ def _write_decisions(file: sqlite3.Connection, batch: Sequence[Decision], capaci
             "DELETE FROM decisions WHERE number <= (SELECT max(number) FROM decisions) - ?",
             (capacity,),
         )
-
-
-def _text(decision: Decision) -> str:
-    try:
-        return orjson.dumps(decision).decode()
-    except TypeError:
-        # Bytes of a request that are not UTF-8 arrive as surrogates, which JSON cannot hold.
-        fields = {
-            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for name, value in decision.as_dict().items()
-        }
-        return orjson.dumps(fields).decode()

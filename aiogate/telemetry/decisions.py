@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Decision"]
+import orjson
+
+__all__ = ["Decision", "text_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +43,16 @@ class Decision:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def text_of(decision: Decision) -> str:
+    """The decision as JSON, for a store."""
+    try:
+        return orjson.dumps(decision).decode()
+    except TypeError:
+        # Bytes of a request that are not UTF-8 arrive as surrogates, which JSON cannot hold.
+        fields = {
+            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for name, value in decision.as_dict().items()
+        }
+        return orjson.dumps(fields).decode()

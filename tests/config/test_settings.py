@@ -159,7 +159,7 @@ def test_a_secret_that_no_header_carries_is_refused(secret: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "store", ["redis://:canary@host/0", "rediss://host", "redis+sentinel://host", "mongodb://canary", "Sqlite"]
+    "store", ["redis://:canary@host:port/0", "redis://a,b", "redis+sentinel://host", "mongodb://canary", "Sqlite"]
 )
 def test_a_store_that_does_not_exist(store: str) -> None:
     with pytest.raises(DiagnosticsFound) as caught:

@@ -67,7 +67,7 @@ def test_every_setting_is_described_with_its_default() -> None:
     defaults = {code(key): code(default) for key, _, default in table if re.fullmatch("`[^`]+`", default)}
     assert load_settings(None, {}, defaults) == load_settings(None, {})
     # The others say in words what no value is.
-    assert {code(key) for key, *_ in table} - defaults.keys() == {"control.secret", "trusted_proxies"}
+    assert {code(key) for key, *_ in table} - defaults.keys() == {"control.secret", "redis.ca", "trusted_proxies"}
 
 
 def test_every_key_of_a_definition_is_described() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from aiogate.config.settings import load_settings
 from aiogate.domain.account import stored_name
 from aiogate.domain.limits import Bucket, Counter
 from aiogate.domain.session import Record
@@ -217,10 +218,11 @@ async def test_records_past_their_end_leave_the_file(tmp_path: Path, clock: Fake
 
 
 async def test_the_factory_knows_its_stores(tmp_path: Path, clock: FakeClock) -> None:
-    assert open_store("memory", tmp_path, clock).name == "memory"
-    assert open_store("sqlite", tmp_path, clock).name == "sqlite"
+    settings = load_settings(None, {}, {"state": str(tmp_path)})
+    for name in ("memory", "sqlite"):
+        assert open_store(settings.model_copy(update={"store": name}), clock).name == name
     with pytest.raises(StoreUnavailable, match="no store 'mongodb'"):
-        open_store("mongodb://secret@host", tmp_path, clock)
+        open_store(settings.model_copy(update={"store": "mongodb://secret@host"}), clock)
 
 
 WRITER = """

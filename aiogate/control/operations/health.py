@@ -34,10 +34,13 @@ async def hello(gateway: ControlledGateway) -> Mapping[str, Any]:
 
 async def ready(gateway: ControlledGateway) -> tuple[bool, Mapping[str, Any]]:
     """Whether requests should be sent here, and why not. A refused reload does not make a gateway unready."""
-    reason = await _unready(gateway)
+    trouble = await _store_trouble(gateway)
+    reason = _unready(gateway, trouble)
     body: dict[str, Any] = {"status": "unavailable" if reason else "ready"}
     if reason:
         body["reason"] = reason
+    elif trouble:
+        body["store"] = trouble
     body["generation"] = gateway.current.table.generation
     body["last_reload"] = verdict_view(gateway.last_reload)
     if gateway.fallback is not None:
@@ -45,13 +48,12 @@ async def ready(gateway: ControlledGateway) -> tuple[bool, Mapping[str, Any]]:
     return not reason, body
 
 
-async def _unready(gateway: ControlledGateway) -> str:
+def _unready(gateway: ControlledGateway, trouble: str) -> str:
     if gateway.draining:
         return "Gateway is shutting down"
     if gateway.current.table.generation < 1:
         return "A successful API reload did not happen"
-    trouble = await _store_trouble(gateway)
-    return f"Store connection not available: {trouble}" if trouble else ""
+    return f"Store connection not available: {trouble}" if trouble and gateway.store.needed else ""
 
 
 async def _store_trouble(gateway: ControlledGateway) -> str:
