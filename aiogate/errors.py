@@ -210,6 +210,8 @@ DIAGNOSTICS: Final[Mapping[str, str]] = {
     "plugin_not_auth": "The plugin under `auth` is not an authentication method, or the reverse.",
     "shadow_not_allowed": "`mode: shadow` on something that cannot be shadowed.",
     "version_default_unknown": "The default version is not in the list.",
+    "certificate_invalid": "A certificate, key or list of authorities that TLS cannot use.",
+    "tls_unverified": "An upstream whose certificate is not verified; a warning.",
     "upstream_missing": "No upstream, and no plugin that answers by itself.",
     # the whole set
     "listen_conflict": "Two APIs on one listen path.",

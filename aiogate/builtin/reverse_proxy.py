@@ -6,10 +6,15 @@ look below the package root, because the connection pool and the forwarder are t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aiogate import BuildContext, Exchange, Middleware, MiddlewareKind, Model, Problem, Response, Stage, hookimpl
-from aiogate.config.definition import Definition, Upstream
+from aiogate.config.definition import Definition
+from aiogate.config.upstream import Target as DeclaredTarget
+from aiogate.config.upstream import Upstream
+from aiogate.proxy.balance import EjectionRule, Group, Target
 from aiogate.proxy.forward import CompiledUpstream, forward
-from aiogate.proxy.pool import Origin, Pool, PoolOptions
+from aiogate.proxy.pool import Origin, Pool, PoolOptions, UpstreamPools
 
 
 class Config(Model):
@@ -22,12 +27,11 @@ def aiogate_middleware() -> MiddlewareKind:
 
 
 def build(config: Config, context: BuildContext) -> Middleware:
-    declared = upstream_of(context.definition, context.version)
+    place, declared = upstream_of(context.definition, context.version)
     pools = context.services.upstreams
     clock = context.services.clock
-    url = declared.url
-    pool = pools.lease(Origin(url.scheme, url.host, url.port), PoolOptions(connect=declared.timeouts.connect))
-    upstream = compiled(declared, pool, strip=context.definition.strip_listen_path)
+    made = Leases(pools, context, place, declared)
+    upstream = compiled(declared, made, strip=context.definition.strip_listen_path)
 
     async def send(exchange: Exchange) -> Response | Problem:
         began = clock.monotonic()
@@ -40,26 +44,90 @@ def build(config: Config, context: BuildContext) -> Middleware:
             counts.upstream_failed(answer.code)
         return answer
 
-    return Middleware(on_request=send, close=lambda: pools.release(pool))
+    return Middleware(on_request=send, close=made.release)
 
 
-def upstream_of(definition: Definition, version: str) -> Upstream:
-    """The version's own upstream, else the API's."""
+def upstream_of(definition: Definition, version: str) -> tuple[str, Upstream]:
+    """The version's own upstream under its name, else the API's under an empty one."""
     own = definition.versions.list[version].upstream if definition.versions is not None else None
     upstream = own or definition.upstream
     assert upstream is not None, "the compiler puts this step only where there is an upstream"
-    return upstream
+    return (version if own is not None else ""), upstream
 
 
-def compiled(declared: Upstream, pool: Pool, *, strip: bool) -> CompiledUpstream:
-    url = declared.url
+class Leases:
+    """The connections that one compiled API has a share in, until `release`."""
+
+    def __init__(self, pools: UpstreamPools, context: BuildContext, place: str, declared: Upstream) -> None:
+        self._pools = pools
+        self._context = context
+        self._place = place
+        definition = context.definition
+        keepalive = declared.keepalive
+        self._options = PoolOptions(
+            connect=declared.timeouts.connect,
+            connections=keepalive.connections,
+            queue=keepalive.queue,
+            wait=keepalive.wait,
+            idle=keepalive.idle,
+            guarded=definition.written_by_api,
+        )
+        self._trust = definition.trust.get(place)
+        self._leased: list[Pool] = []
+        # Equal for the versions of one API that share its upstream, and for an API that a reload changes elsewhere.
+        self._key = (definition.id, place, declared, self._trust, self._options)
+        self._grouped = False
+
+    def target(self, declared: DeclaredTarget) -> Target:
+        """One server, with its pool."""
+        url = declared.url
+        options = replace(self._options, trust=self._trust) if url.scheme == "https" else self._options
+        pool = self._pools.lease(Origin(url.scheme, url.host, url.port, url.socket), options)
+        self._leased.append(pool)
+        base_path = "" if url.path == "/" else url.path
+        return Target(pool, url.authority.encode("ascii"), base_path, url.query, weight=declared.weight)
+
+    def group(self, declared: Upstream) -> Group:
+        """All servers of an upstream that has several."""
+        ejection = declared.ejection
+        rule = EjectionRule(ejection.failures, ejection.period, ejection.at_most, frozenset(ejection.statuses))
+        group = self._pools.groups.lease(
+            self._key,
+            lambda: Group(
+                [self.target(target) for target in declared.targets],
+                self._context.services.clock,
+                least_requests=declared.balance == "least_requests",
+                rule=rule,
+                api=self._context.definition.id,
+                version=self._place,
+            ),
+        )
+        self._grouped = True
+        if not self._leased:
+            # Somebody else made the group; its pools must live as long as the last who uses it.
+            for target in group.targets:
+                self._leased.append(self._pools.lease(target.pool.origin, target.pool.options))
+        return group
+
+    def release(self) -> None:
+        """Give everything back."""
+        if self._grouped:
+            self._pools.groups.release(self._key)
+        for pool in self._leased:
+            self._pools.release(pool)
+
+
+def compiled(declared: Upstream, leases: Leases, *, strip: bool) -> CompiledUpstream:
+    """An upstream as requests meet it. A lone target is no group: there is nothing to choose."""
+    group = leases.group(declared) if len(declared.targets) > 1 else None
+    timeouts = declared.timeouts
     return CompiledUpstream(
-        pool=pool,
-        host_header=url.authority.encode("ascii"),
-        base_path="" if url.path == "/" else url.path,
-        base_query=url.query,
+        target=group.targets[0] if group is not None else leases.target(declared.listed[0]),
+        group=group,
         strip=strip,
         preserve_host=declared.preserve_host,
-        response_timeout=declared.timeouts.read,
-        idle_timeout=declared.timeouts.read,
+        response_timeout=timeouts.read,
+        idle_timeout=timeouts.read,
+        write_timeout=timeouts.write,
+        total=timeouts.total,
     )

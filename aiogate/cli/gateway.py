@@ -91,10 +91,16 @@ def status(gateway: Client, /, as_json: bool) -> None:
             ("requests", f"{shown['requests_running']} running, {counted(shown['connections'], 'connection')}"),
             ("fallback", shown["fallback"]),
             ("last reload", _verdict(verdict)),
+            *(("ejected", _ejected(target)) for target in shown["ejected"]),
         ]
     )
     if verdict is not None:
         _print_diagnostics(verdict["diagnostics"])
+
+
+def _ejected(target: Mapping[str, Any]) -> str:
+    version = f", version {target['version']}" if target["version"] else ""
+    return f"{target['target']} of API {target['api']}{version}, for {seconds(target['seconds'])} more"
 
 
 def _verdict(verdict: Mapping[str, Any] | None) -> str:

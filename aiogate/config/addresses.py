@@ -34,7 +34,7 @@ _HOST_LABELS: Final = re.compile(
 )
 _PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _ADDRESS_WORDS: Final = "write HOST:PORT, such as `127.0.0.1:8080`, `[::1]:8080` or `:8080` for all IPv4 interfaces"
-_URL_WORDS: Final = "write http://HOST[:PORT][/PATH] or https://…"
+_URL_WORDS: Final = "write http://HOST[:PORT][/PATH], https://… or unix:/PATH"
 
 
 def _host(text: str) -> str | None:
@@ -90,13 +90,18 @@ def parse_address(value: Any) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamUrl:
-    """Where requests go. `host` is lower case, IPv6 without brackets; `path` begins with `/`; `query` has no `?`."""
+    """Where requests go. `host` is lower case, IPv6 without brackets; `path` begins with `/`; `query` has no `?`.
+
+    `socket` is the path of a Unix socket, and empty for an address; its `host` is `localhost`, which is what the server
+    there is told.
+    """
 
     scheme: str
     host: str
     port: int
     path: str = "/"
     query: str = ""
+    socket: str = ""
 
     @property
     def authority(self) -> str:
@@ -106,7 +111,8 @@ class UpstreamUrl:
 
     def __str__(self) -> str:
         query = f"?{self.query}" if self.query else ""
-        return f"{self.scheme}://{self.authority}{self.path}{query}"
+        place = f"unix:{self.socket}:" if self.socket else self.authority
+        return f"{self.scheme}://{place}{self.path}{query}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -114,16 +120,24 @@ class UpstreamUrl:
 
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.ASCII | re.DOTALL)
+_UNIX: Final = re.compile(r"(?:(https?)://)?unix:(/[^:?#\0]+)(?::(/[^?#]*))?(?:\?([^#]*))?", re.ASCII)
 _PATH_CHARACTERS: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*", re.ASCII)
 _QUERY_CHARACTERS: Final = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
 
 def parse_upstream_url(value: Any) -> UpstreamUrl:
-    """An http or https URL with a host, and with neither user and password nor a fragment."""
+    """An http or https URL with a host, and with neither user and password nor a fragment; or a Unix socket.
+
+    That is `unix:/run/app.sock`, or as nginx writes it, with a path: `http://unix:/run/app.sock:/base/`.
+    """
     if isinstance(value, UpstreamUrl):
         return value
     if not isinstance(value, str):
         raise mistake("wrong_type", "should be a URL", _URL_WORDS)
+    if (local := _UNIX.fullmatch(value.strip())) is not None:
+        scheme, path, query = local[1] or "http", local[3] or "/", local[4] or ""
+        _check_path(path, query)
+        return UpstreamUrl(scheme, "localhost", 443 if scheme == "https" else 80, path, query, local[2])
     found = _URL.fullmatch(value.strip())
     if found is None:
         raise mistake("invalid_url", "is not a URL", _URL_WORDS)
@@ -137,11 +151,15 @@ def parse_upstream_url(value: Any) -> UpstreamUrl:
     if found[5]:
         raise mistake("invalid_url", "has a fragment, which no server sees", "remove what begins with `#`")
     host, port = _authority(authority, 443 if scheme == "https" else 80)
+    _check_path(path, query)
+    return UpstreamUrl(scheme, host, port, path, query)
+
+
+def _check_path(path: str, query: str) -> None:
     if _PATH_CHARACTERS.fullmatch(path) is None or _QUERY_CHARACTERS.fullmatch(query) is None:
         raise mistake("invalid_url", "holds a character that a URL must escape", "percent-encode it")
     if any(segment in (".", "..") for segment in _unescape_dots(path).split("/")):
         raise mistake("invalid_url", "holds `.` or `..` as a segment", "write the path that is meant")
-    return UpstreamUrl(scheme, host, port, path, query)
 
 
 def _authority(text: str, default_port: int) -> tuple[str, int]:

@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
-from aiogate.config.addresses import HostName, ListenPath, UpstreamUrl
+from aiogate.config.addresses import HostName, ListenPath
 from aiogate.config.diagnose import diagnostics_of, did_you_mean
 from aiogate.config.match import Match, MatchDeclaration
 from aiogate.config.model import Model, mistake
 from aiogate.config.source import MAX_DIAGNOSTICS, Path, Source, show_path
-from aiogate.config.units import Duration, Timestamp
+from aiogate.config.trust import FileDigest, Trust, read_trust
+from aiogate.config.units import Timestamp
+from aiogate.config.upstream import Upstream, UpstreamTimeouts
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
 __all__ = [
@@ -82,37 +84,6 @@ class Listen(Model):
     """Canonical, begins and ends with `/`."""
     host: HostName | None = None
     """Lower case, without a port; None: every host."""
-
-
-def _above_zero(seconds: float) -> float:
-    if seconds <= 0:
-        raise mistake("invalid_value", "should be longer than nothing", show=True)
-    return seconds
-
-
-Wait = Annotated[Duration, AfterValidator(_above_zero)]
-"""A duration above zero, in seconds."""
-
-
-class UpstreamTimeouts(Model):
-    """How long to wait for an upstream."""
-
-    connect: Wait = 5.0
-    """Seconds to open a connection, name lookup and TLS included."""
-    read: Wait = 30.0
-    """Seconds without a byte from the upstream, before its response and between the pieces of a body."""
-
-
-class Upstream(Model):
-    """Where requests of an API go."""
-
-    shorthand: ClassVar[str | None] = "url"
-
-    url: UpstreamUrl
-    """The path behind the listen path is appended to the URL's path, its query to the URL's query."""
-    timeouts: UpstreamTimeouts = UpstreamTimeouts()
-    preserve_host: bool = False
-    """Whether the upstream gets the client's `Host` header instead of its own name."""
 
 
 class VersionDeclaration(Model):
@@ -174,7 +145,12 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One API. Equal digests mean equal definitions: the digest covers the file's name, its bytes and its variables."""
+    """One API. Equal digests mean equal definitions: the digest covers the file's name, its bytes, its variables and
+    the files that it names.
+
+    `trust` is how TLS is spoken to the upstream of each version that has its own, and to the API's own under an empty
+    name, where they have a `tls`. `files` are the files that were read for it. `warnings` refuse nothing.
+    """
 
     id: str
     name: str
@@ -195,6 +171,9 @@ class Definition:
     source: Source = field(repr=False, compare=False)
     written_by_api: bool = False
     """Whether it came over HTTP, not from the operator: where it may lead to is limited (`domain.reach`)."""
+    trust: Mapping[str, Trust] = field(default_factory=dict)
+    files: tuple[FileDigest, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
 
 
 class BrokenDefinition(DiagnosticsFound):
@@ -236,6 +215,11 @@ def read_definition(source: Source, digest: str = "") -> Definition:
         found.extend(diagnostics_of(error, source, ()))
     identifier = declared.id if declared is not None and declared.id is not None else _stem(source, found)
     versions = _versions(declared.versions, source, found) if declared is not None else None
+    reader = _Trusts(source, found)
+    if declared is not None:
+        reader.read("", declared.upstream, ("upstream",))
+        for name, version in (versions.list if versions is not None else {}).items():
+            reader.read(name, version.upstream, ("versions", "list", name, "upstream"))
     auth = _Entries(source, found).auth()
     plugins = _Entries(source, found).plugins()
     if found or declared is None:
@@ -256,9 +240,12 @@ def read_definition(source: Source, digest: str = "") -> Definition:
         strip_credentials=declared.strip_credentials,
         labels=declared.labels,
         file=source.file,
-        digest=digest,
+        digest="|".join((digest, *(content for _, content in reader.files))),
         source=source,
         written_by_api=source.by_api,
+        trust=reader.trust,
+        files=tuple(reader.files),
+        warnings=tuple(reader.warnings),
     )
 
 
@@ -269,6 +256,44 @@ def _stem(source: Source, found: list[Diagnostic]) -> str:
         message = f"the file's name `{stem}` cannot be the id"
         found.append(Diagnostic.at(source.locate(()), "invalid_id", message, f"add `id:`; {_IDENTIFIER_WORDS}"))
     return stem
+
+
+class _Trusts:
+    """The `tls` of each upstream of a definition, with the files that it names."""
+
+    def __init__(self, source: Source, found: list[Diagnostic]) -> None:
+        self.trust: dict[str, Trust] = {}
+        self.files: list[FileDigest] = []
+        self.warnings: list[Diagnostic] = []
+        self._source = source
+        self._found = found
+
+    def read(self, name: str, upstream: Upstream | None, path: Path) -> None:
+        """Take up one upstream; `path` leads to it."""
+        if upstream is None or upstream.tls is None:
+            return
+        path = (*path, "tls")
+        if not upstream.secure:
+            self._refuse(path, "invalid_value", "`tls` is about https, and no URL here begins so", "write https://…")
+            return
+
+        def refuse(key: str, message: str, hint: str) -> None:
+            place = (*path, key)
+            self._refuse(place, "certificate_invalid", f"`{self._source.written(place)}` {message}", hint)
+
+        trust, files = read_trust(upstream.tls, refuse)
+        self.files.extend(files)
+        if trust is not None:
+            self.trust[name] = trust
+        if not upstream.tls.verify:
+            place = (*path, "verify")
+            message = "the upstream's certificate is not verified: whoever stands in between can read and change all"
+            hint = "name its authority: `ca: FILE`"
+            warning = Diagnostic.at(self._source.locate(place), "tls_unverified", message, hint, show_path(place))
+            self.warnings.append(replace(warning, severity="warning"))
+
+    def _refuse(self, path: Path, code: str, message: str, hint: str) -> None:
+        self._found.append(Diagnostic.at(self._source.locate(path), code, message, hint, show_path(path)))
 
 
 def _versions(versions: Versions | None, source: Source, found: list[Diagnostic]) -> Versions | None:

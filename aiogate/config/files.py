@@ -12,7 +12,7 @@ from typing import Final
 from aiogate.config.source import MAX_BYTES, too_large
 from aiogate.errors import Diagnostic, DiagnosticsFound
 
-__all__ = ["below", "code", "declarations", "read_bytes", "read_secret", "stamp", "unread"]
+__all__ = ["below", "code", "declarations", "read_bytes", "read_certificate", "read_secret", "stamp", "unread"]
 
 _LARGEST_SECRET: Final = 64 * 1024
 
@@ -37,6 +37,14 @@ def read_secret(path: str) -> bytes:
     data = _bounded(Path(path), _LARGEST_SECRET)
     if data is None:
         raise OSError(0, "it is larger than 64 KiB")
+    return data
+
+
+def read_certificate(path: Path) -> bytes:
+    """The content of a file of certificates or of a key. Raises OSError, also for one over 1 MiB."""
+    data = _bounded(path, MAX_BYTES)
+    if data is None:
+        raise OSError(0, "it is larger than 1 MiB")
     return data
 
 

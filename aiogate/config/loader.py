@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
-from aiogate.config import files
+from aiogate.config import files, trust
 from aiogate.config.definition import BrokenDefinition, Definition, read_definition
 from aiogate.config.diagnose import did_you_mean
 from aiogate.config.policy import read_policy
@@ -67,7 +67,7 @@ class Declared:
     policies: PolicySet = field(default_factory=PolicySet)
     warnings: tuple[Diagnostic, ...] = ()
     secrets: frozenset[Path] = frozenset()
-    """The files that values come from, by `${file:…}`."""
+    """The files that values come from, by `${file:…}`, and those of certificates and keys."""
     _apis: Mapping[str, _Read[Definition]] = field(default_factory=dict, repr=False, compare=False)
     _policies: Mapping[str, _Read[Policy]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -132,8 +132,10 @@ def load(
         if policies.read_files == previous._policies
         else PolicySet(_by_id(policies.read_files.values()).values())
     )
-    warnings = tuple(sorted([*apis.warnings, *policies.warnings]))
+    own = [warning for definition in definitions for warning in definition.warnings]
+    warnings = tuple(sorted([*apis.warnings, *policies.warnings, *own]))
     secrets = frozenset(_secret_files([*apis.read_files.values(), *policies.read_files.values()]))
+    secrets |= {Path(path) for definition in definitions for path, _ in definition.files}
     declared = Declared(definitions, kept, warnings, secrets, apis.read_files, policies.read_files)
     if found:
         raise NotLoaded(found, declared, apis.broken)
@@ -212,6 +214,7 @@ class _Folder(Generic[T]):
             known is not None
             and known.source.digest == hashlib.sha256(data).hexdigest()
             and self._variables.unchanged(known.source.variables)
+            and (not isinstance(known.thing, Definition) or trust.unchanged(known.thing.files))
         ):
             return known
         source, found = examine(file, data)

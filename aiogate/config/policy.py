@@ -15,12 +15,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from aiogate.config.definition import DEFAULT_ORGANISATION, Identifier, Wait, parse_identifier
+from aiogate.config.definition import DEFAULT_ORGANISATION, Identifier, parse_identifier
 from aiogate.config.diagnose import diagnostics_of
 from aiogate.config.match import Method
 from aiogate.config.model import Model, mistake
 from aiogate.config.source import Source
 from aiogate.config.units import Duration, Pattern, Rate
+from aiogate.config.upstream import Wait
 from aiogate.domain.policy import Policy
 from aiogate.domain.session import AccessDefinition, AllowedUrl, Limit
 from aiogate.errors import Diagnostic, DiagnosticsFound

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aiogate.proxy.pool import Pool
     from aiogate.proxy.tunnel import Upgrade
 
-__all__ = ["UpstreamBody", "UpstreamConnection", "UpstreamDied", "UpstreamInvalid", "UpstreamTimeout"]
+__all__ = ["UpstreamBody", "UpstreamConnection", "UpstreamDied", "UpstreamInvalid", "UpstreamTimeout", "UpstreamUnused"]
 
 _READ_SIZE: Final = 64 * 1024
 _READ_AHEAD: Final = 32 * 1024
@@ -49,6 +49,13 @@ class UpstreamDied(Exception):
     def __init__(self, reason: str, *, untouched: bool) -> None:
         super().__init__(reason)
         self.untouched = untouched
+
+
+class UpstreamUnused(UpstreamDied):
+    """The connection ended before any of the request was sent."""
+
+    def __init__(self) -> None:
+        super().__init__("the upstream closed the connection before the request was sent", untouched=True)
 
 
 class UpstreamInvalid(Exception):
@@ -142,6 +149,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_complete",
         "_connection_header",
         "_drained",
+        "_ends",
         "_final",
         "_head_complete",
         "_head_size",
@@ -164,6 +172,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_transfer_encoding",
         "_transport",
         "_upgrade",
+        "_write_timeout",
         "_writing_paused",
         "deadline",
         "loop",
@@ -190,6 +199,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._status = 0
         self._idle_timeout = inf
         self._upgrade: Upgrade | None = None
+        self._write_timeout = inf
+        self._ends = inf
         self._reset()
 
     def _reset(self) -> None:
@@ -221,27 +232,34 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         to_head: bool,
         response_timeout: float,
         idle_timeout: float,
+        write_timeout: float = inf,
+        ends: float = inf,
         upgrade: Upgrade | None = None,
     ) -> asyncio.Future[Response]:
         """Send the head of a request, or all of it. `to_head`: the response answers HEAD and so has no body.
 
-        `upgrade`: the request asks for another protocol. On a 101 it gets the socket, and the pool forgets it.
+        Times are seconds: until the head of the response, between two pieces of its body, and without room for the next
+        piece of the request's; `ends` is the loop's time at which the response's body must have ended. `upgrade`: the
+        request asks for another protocol. On a 101 it gets the socket, and the pool forgets it.
 
         What comes back fails with `UpstreamDied`, `UpstreamInvalid`, `UpstreamTimeout`, or with what broke the sending
-        of the request's body. Who stops waiting for it must `abandon` it.
+        of the request's body. Who stops waiting for it must `abandon` it. Raises `UpstreamUnused`.
         """
-        assert self._state is _IDLE
-        assert self._transport is not None
+        transport = self._transport
+        if self._state is not _IDLE or transport is None or transport.is_closing():
+            raise UpstreamUnused
         self._state = _AWAITING
         self._to_head = to_head
         self._upgrade = upgrade
         self._touched = False
         self._interim = 0
         self._idle_timeout = idle_timeout
+        self._write_timeout = write_timeout
+        self._ends = ends
         self.served += 1
         self.deadline = self.loop.time() + response_timeout
         self._response = response = self.loop.create_future()
-        self._transport.write(head)
+        transport.write(head)
         return response
 
     def pump(self, task: asyncio.Task[None], response_timeout: float) -> None:
@@ -267,9 +285,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._transport.write(data)
         if self._writing_paused:
             if self._state is _AWAITING:
-                self.deadline = self.loop.time() + self._idle_timeout
+                self.deadline = self.loop.time() + self._write_timeout
             self._drained = self.loop.create_future()
-            await self._drained
+            try:
+                await self._drained
+            finally:
+                self._drained = None
             if self._state is _AWAITING:
                 self.deadline = inf
 
@@ -294,15 +315,17 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def expire(self) -> None:
         """The deadline has passed."""
         if self._state is _AWAITING:
-            self.abort(UpstreamTimeout("the response did not begin in time"))
+            waits = "the request was not taken" if self._drained is not None else "the response did not begin"
+            self.abort(UpstreamTimeout(f"{waits} in time"))
         elif self._state is _STREAMING:
-            self.abort(BodyTimeout("the upstream's body stalled"))
+            late = self.loop.time() >= self._ends
+            self.abort(BodyTimeout("the response took too long" if late else "the upstream's body stalled"))
         else:
             self.close()
 
     def expect_body(self) -> None:
         """Somebody waits for the next piece of the body."""
-        self.deadline = self.loop.time() + self._idle_timeout
+        self.deadline = min(self.loop.time() + self._idle_timeout, self._ends)
 
     def resume_reading(self) -> None:
         if self._paused and self._transport is not None:
@@ -395,7 +418,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             for piece in self._pieces:
                 body.feed(piece)
             self._state = _STREAMING
-            self.deadline = inf
+            self.deadline = self._ends
         self._pieces = []
         if not self._response.done():
             self._response.set_result(Response(status, body, raw_headers=pairs))

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from aiohttp import hdrs
 
 from aiogate.chain.exchange import BodyBroken, BodyTimeout, Exchange, HeaderEdits, Response
 from aiogate.errors import PROBLEMS, Problem
+from aiogate.proxy.balance import Group, Target
 from aiogate.proxy.body import ClientBody
-from aiogate.proxy.connection import UpstreamConnection, UpstreamDied, UpstreamInvalid, UpstreamTimeout
+from aiogate.proxy.connection import UpstreamConnection, UpstreamDied, UpstreamInvalid, UpstreamTimeout, UpstreamUnused
 from aiogate.proxy.headers import FROM_TRUSTED, FROM_UNTRUSTED, nominated
-from aiogate.proxy.pool import Overloaded, Pool, Unreachable
+from aiogate.proxy.pool import Overloaded, Unreachable
 from aiogate.proxy.tunnel import DEFAULT_RULES, TunnelRules
 
 __all__ = ["CompiledUpstream", "forward"]
@@ -28,44 +30,62 @@ _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PROP
 _HAS_BODY_BY_NATURE: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
+class Unsendable(Exception):
+    """A step left something in the request that cannot stand in a head."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledUpstream:
     """Where the requests of one version of an API go.
 
-    `pool` is leased by whoever compiled this. `base_path` begins with `/` or is empty; `base_query` is without `?`.
-    `strip`: the upstream sees the path behind the listen path. `preserve_host`: it sees the client's Host instead of
-    `host_header`. Times are seconds: `response_timeout` from the end of the request to the head of the response,
-    `idle_timeout` between two pieces of a body. `tunnels`: which other protocols may be switched to, and how.
+    Either the one `target`, or those of `group`. `strip`: the upstream sees the path behind the listen path.
+    `preserve_host`: it sees the client's Host instead of the target's. Times are seconds: `response_timeout` from the
+    end of the request to the head of the response, `idle_timeout` between two pieces of its body, `write_timeout`
+    without room for the next piece of the request's, `total` for all of it. `tunnels`: which other protocols
+    may be switched to, and how.
     """
 
-    pool: Pool
-    host_header: bytes
-    base_path: str = ""
-    base_query: str = ""
+    target: Target
+    group: Group | None = None
     strip: bool = True
     preserve_host: bool = False
     response_timeout: float = 30.0
     idle_timeout: float = 60.0
+    write_timeout: float = 30.0
+    total: float | None = None
     tunnels: TunnelRules = DEFAULT_RULES
 
 
 async def forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | Problem:
     """Forward one request. Cancelling it (the client is gone) aborts the upstream's part at once.
 
-    A reused connection that died before the first byte of a response is tried once more on a fresh one, if the method
-    is idempotent and there is no body: an upstream may close an idle connection at the very moment it is used again.
+    At most one more attempt follows, on another target if there is one: when nothing of the request was sent, or when
+    the method is idempotent, there is no body, and a reused connection died before the first byte of a response. An
+    upstream may close an idle connection at the very moment it is used again.
     """
-    limit = exchange.upstream_timeout
-    if limit is None:
+    limit, total = exchange.upstream_timeout, upstream.total
+    if limit is None and total is None:
         return await _forward(exchange, upstream)
+    ends = inf
+    if total is not None:
+        ends = asyncio.get_running_loop().time() + total
+        limit = total if limit is None else min(limit, total)
+    tried: list[Target] = []
     try:
         async with asyncio.timeout(limit):
-            return await _forward(exchange, upstream)
+            return await _forward(exchange, upstream, ends, tried)
     except TimeoutError:
-        return PROBLEMS["upstream_timeout"].because(f"{upstream.pool.origin}: no response within {limit:g} s")
+        reason = f"no response within {limit:g} s"
+        if upstream.group is not None and limit == total and tried:
+            # What a step allows may be less than what the target is asked for in general.
+            upstream.group.failed(tried[-1], reason)
+        where = tried[-1].pool.origin if tried else upstream.target.pool.origin
+        return PROBLEMS["upstream_timeout"].because(f"{where}: {reason}")
 
 
-async def _forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | Problem:
+async def _forward(
+    exchange: Exchange, upstream: CompiledUpstream, ends: float = inf, tried: list[Target] | None = None
+) -> Response | Problem:
     body = exchange.body
     whole = body.whole() if isinstance(body, ClientBody) else b""
     upgrade = exchange.upgrade
@@ -73,50 +93,99 @@ async def _forward(exchange: Exchange, upstream: CompiledUpstream) -> Response |
         refused = upgrade.admit(exchange, upstream.tunnels)
         if refused is not None:
             return refused
-    try:
-        head = _head(exchange, upstream, whole)
-    except ValueError as error:
-        return PROBLEMS["upstream_invalid"].because(f"the request cannot be sent: {error}")
-    pool = upstream.pool
-    connection = pool.take_idle()
-    fresh = connection is None
+    group = upstream.group
+    target = upstream.target if group is None else group.choose()
+    connection = target.pool.take_idle()
+    attempts = 1
     while True:
+        if tried is not None:
+            tried.append(target)
+        reused = connection is not None
         try:
+            try:
+                head = _head(exchange, upstream, target, whole)
+            except ValueError as error:
+                raise Unsendable(str(error)) from error
             if connection is None:
-                connection = await pool.connect()
-            response = await _attempt(connection, head, exchange, upstream, whole)
+                connection = await target.pool.connect()
+            response = await _attempt(connection, head, exchange, upstream, whole, ends)
             if response.status == 101:
                 assert upgrade is not None
                 upgrade.check(response)
+        except (UpstreamDied, UpstreamInvalid, UpstreamTimeout, Unreachable) as error:
+            stale = reused and isinstance(error, UpstreamDied) and error.untouched
+            if group is not None:
+                if stale:
+                    group.undecided(target)
+                else:
+                    group.failed(target, str(error))
+            if attempts > 1:
+                return _problem(error, target)
+            other = group.another(target) if group is not None else None
+            if isinstance(error, Unreachable):
+                if other is None:
+                    return _problem(error, target)
+                connection = other.pool.take_idle()
+            elif isinstance(error, UpstreamUnused) or (
+                stale and not exchange.body.present and exchange.method in _IDEMPOTENT
+            ):
+                connection = None
+            else:
+                return _problem(error, target)
+            target = other or target
+            attempts += 1
+        except BaseException as error:
+            if group is not None:
+                group.undecided(target)
+            if isinstance(error, Exception) and (problem := _own_problem(error)) is not None:
+                return problem
+            raise
+        else:
+            if group is not None:
+                group.answered(target, response.status)
             return response
-        except UpstreamDied as error:
-            bodyless = not exchange.body.present
-            if fresh or not (error.untouched and bodyless and exchange.method in _IDEMPOTENT):
-                return PROBLEMS["upstream_unreachable"].because(f"{pool.origin}: {error}")
-            connection = None
-            fresh = True
-        except UpstreamInvalid as error:
-            return PROBLEMS["upstream_invalid"].because(f"{pool.origin}: {error}")
-        except UpstreamTimeout as error:
-            return PROBLEMS["upstream_timeout"].because(f"{pool.origin}: {error}")
-        except Unreachable as error:
-            return PROBLEMS["upstream_timeout" if error.timed_out else "upstream_unreachable"].because(str(error))
-        except Overloaded as error:
-            return PROBLEMS["overloaded"].because(str(error))
-        except BodyTimeout as error:
-            return PROBLEMS["request_timeout"].because(str(error))
-        except BodyBroken as error:
-            return PROBLEMS["bad_request"].because(str(error))
+
+
+def _problem(error: Exception, target: Target) -> Problem:
+    """The refusal for what the upstream did."""
+    if isinstance(error, Unreachable):
+        return PROBLEMS["upstream_timeout" if error.timed_out else "upstream_unreachable"].because(str(error))
+    code = "upstream_unreachable"
+    if isinstance(error, UpstreamTimeout):
+        code = "upstream_timeout"
+    elif isinstance(error, UpstreamInvalid):
+        code = "upstream_invalid"
+    return PROBLEMS[code].because(f"{target.pool.origin}: {error}")
+
+
+def _own_problem(error: Exception) -> Problem | None:
+    """The refusal for what the upstream has no part in; None: there is none for it."""
+    if isinstance(error, Overloaded):
+        return PROBLEMS["overloaded"].because(str(error))
+    if isinstance(error, BodyTimeout):
+        return PROBLEMS["request_timeout"].because(str(error))
+    if isinstance(error, BodyBroken):
+        return PROBLEMS["bad_request"].because(str(error))
+    if isinstance(error, Unsendable):
+        return PROBLEMS["upstream_invalid"].because(f"the request cannot be sent: {error}")
+    return None
 
 
 async def _attempt(
-    connection: UpstreamConnection, head: bytes, exchange: Exchange, upstream: CompiledUpstream, whole: bytes | None
+    connection: UpstreamConnection,
+    head: bytes,
+    exchange: Exchange,
+    upstream: CompiledUpstream,
+    whole: bytes | None,
+    ends: float,
 ) -> Response:
     response = connection.begin(
         head + whole if whole else head,
         to_head=exchange.method == "HEAD",
         response_timeout=upstream.response_timeout,
         idle_timeout=upstream.idle_timeout,
+        write_timeout=upstream.write_timeout,
+        ends=ends,
         upgrade=exchange.upgrade,
     )
     try:
@@ -141,10 +210,10 @@ async def _send_body(connection: UpstreamConnection, exchange: Exchange) -> None
     await connection.write(b"0\r\n\r\n")
 
 
-def _head(exchange: Exchange, upstream: CompiledUpstream, whole: bytes | None) -> bytes:
+def _head(exchange: Exchange, upstream: CompiledUpstream, target: Target, whole: bytes | None) -> bytes:
     """The request's head. Raises ValueError when a step left something in it that cannot stand in a head."""
     client_host = exchange.headers.get(hdrs.HOST, exchange.host)
-    host = client_host.encode("latin-1") if upstream.preserve_host and client_host else upstream.host_header
+    host = client_host.encode("latin-1") if upstream.preserve_host and client_host else target.host_header
     passes = FROM_TRUSTED if exchange.trusted_peer else FROM_UNTRUSTED
     pairs = [pair for pair in exchange.raw_headers if passes[pair[0]]]
     connection = exchange.headers.getall(hdrs.CONNECTION, ())
@@ -157,7 +226,7 @@ def _head(exchange: Exchange, upstream: CompiledUpstream, whole: bytes | None) -
     if edits is not None:
         pairs = _edited(pairs, edits)
     lines = [
-        f"{exchange.method} {_target(exchange, upstream)} HTTP/1.1".encode("ascii"),
+        f"{exchange.method} {_target(exchange, upstream, target)} HTTP/1.1".encode("ascii"),
         b"Host: " + host,
         *[b"%b: %b" % pair for pair in pairs],
         *_about_the_client(exchange, client_host),
@@ -171,16 +240,16 @@ def _head(exchange: Exchange, upstream: CompiledUpstream, whole: bytes | None) -
     return head
 
 
-def _target(exchange: Exchange, upstream: CompiledUpstream) -> str:
+def _target(exchange: Exchange, upstream: CompiledUpstream, target: Target) -> str:
     path = exchange.upstream_path
     if path is None:
         tail = exchange.tail if upstream.strip else exchange.path
-        path = upstream.base_path.rstrip("/") + tail if upstream.base_path else tail
+        path = target.base_path.rstrip("/") + tail if target.base_path else tail
     if not path.startswith("/") or " " in path:
         raise ValueError(f"not a path: {path!r}")
     query = exchange.query if exchange.upstream_query is None else exchange.upstream_query
-    if upstream.base_query:
-        query = f"{upstream.base_query}&{query}" if query else upstream.base_query
+    if target.base_query:
+        query = f"{target.base_query}&{query}" if query else target.base_query
     return f"{path}?{query}" if query else path
 
 

@@ -4,50 +4,47 @@ One pool per origin and options; equal upstreams share it, in one generation and
 compiled against it holds a lease. The last connection used is used next, so that surplus ones grow old and are closed.
 At the limit requests queue, first come first served; a queue that is full, or that moves too slowly, is `Overloaded`.
 
-The caller says where to connect, once, from the definition: nothing of a request decides on an address.
+The caller says where to connect, once, from the definition: nothing of a request decides on an address. A guarded pool
+asks before each connection whether the address that a name led to may be reached.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
 
+from aiogate.config.trust import Trust
+from aiogate.proxy.balance import Groups
 from aiogate.proxy.connection import UpstreamConnection
+from aiogate.proxy.names import NameCache, Unreachable, is_address
 
 __all__ = ["Origin", "Overloaded", "Pool", "PoolOptions", "Unreachable", "UpstreamPools"]
-
-_NAME_LIFETIME: Final = 30.0
-_NAMES_REMEMBERED: Final = 1024
 
 
 class Overloaded(Exception):
     """Every connection is in use and the queue for one is full, or did not move in time."""
 
 
-class Unreachable(Exception):
-    """No address of the origin took the connection. `timed_out`: because it did not answer in time."""
-
-    def __init__(self, reason: str, *, timed_out: bool = False) -> None:
-        super().__init__(reason)
-        self.timed_out = timed_out
-
-
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an upstream listens. `scheme` is http or https; `host` is a name or an address without brackets."""
+    """Where an upstream listens. `scheme` is http or https; `host` is a name or an address without brackets.
+
+    `socket` is the path of a Unix socket, which is connected to instead.
+    """
 
     scheme: str
     host: str
     port: int
+    socket: str = ""
 
     def __str__(self) -> str:
+        if self.socket:
+            return f"{self.scheme}://unix:{self.socket}"
         return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
@@ -55,8 +52,9 @@ class Origin:
 class PoolOptions:
     """How connections are made and kept. Times are seconds.
 
-    `connect` bounds one attempt, TLS included; `connections` is the most at one time; `queue` the most requests that
-    wait for one, each for at most `wait`; `idle` is how long an unused connection is kept.
+    `connect` bounds the way to a connection, from the name to TLS; `connections` is the most at one time; `queue` the
+    most requests that wait for one, each for at most `wait`; `idle` is how long an unused connection is kept. `trust`
+    is how TLS is spoken; None: the system's authorities. `guarded`: not every address may be reached.
     """
 
     connect: float = 5.0
@@ -64,16 +62,33 @@ class PoolOptions:
     queue: int = 1024
     wait: float = 5.0
     idle: float = 60.0
+    trust: Trust | None = None
+    guarded: bool = False
+
+
+Refuse = Callable[[str, int], str]
+"""Why a guarded pool may not connect to an address and a port; empty: it may."""
 
 
 class Pool:
     """All connections to one origin."""
 
-    __slots__ = ("_closed", "_connecting", "_connections", "_idle", "_names", "_waiters", "options", "origin")
+    __slots__ = (
+        "_closed",
+        "_connecting",
+        "_connections",
+        "_idle",
+        "_names",
+        "_refuse",
+        "_waiters",
+        "options",
+        "origin",
+    )
 
-    def __init__(self, origin: Origin, options: PoolOptions, names: NameCache) -> None:
+    def __init__(self, origin: Origin, options: PoolOptions, names: NameCache, refuse: Refuse | None = None) -> None:
         self.origin = origin
         self.options = options
+        self._refuse = refuse
         self._names = names
         self._idle: list[UpstreamConnection] = []
         self._connections: set[UpstreamConnection] = set()
@@ -100,6 +115,11 @@ class Pool:
     def waiting(self) -> int:
         """Requests that wait for a connection."""
         return len(self._waiters)
+
+    @property
+    def busy(self) -> int:
+        """Requests in progress, those that still wait for a connection included."""
+        return len(self._connections) - len(self._idle) + self._connecting + len(self._waiters)
 
     def take_idle(self) -> UpstreamConnection | None:
         """A connection that is at hand, or None: then `connect`."""
@@ -195,62 +215,74 @@ class Pool:
                 self.take_back(given)
 
     async def _open(self) -> UpstreamConnection:
+        """A connection to the first address that takes one. Each has its share of the time that is left."""
         loop = asyncio.get_running_loop()
-        secure = _default_tls() if self.origin.scheme == "https" else None
+        ends = loop.time() + self.options.connect
+        addresses = await self._addresses(ends)
         failure: Exception | None = None
-        for address in await self._names.addresses(self.origin.host, self.origin.port):
+        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
             try:
-                async with asyncio.timeout(self.options.connect):
-                    _, connection = await loop.create_connection(
-                        lambda: UpstreamConnection(self, loop),
-                        address,
-                        self.origin.port,
-                        ssl=secure,
-                        server_hostname=self.origin.host if secure is not None else None,
-                    )
+                async with asyncio.timeout((ends - loop.time()) / left):
+                    return await self._open_at(address, loop)
             except OSError as error:  # TimeoutError and ssl.SSLError are among them
                 failure = error
-                continue
-            return connection
         reason = f"{self.origin}: {failure or 'the name has no address'}"
+        if isinstance(failure, TimeoutError):
+            reason = f"{self.origin} did not take a connection in {self.options.connect:g} s"
         raise Unreachable(reason, timed_out=isinstance(failure, TimeoutError)) from failure
 
-
-class NameCache:
-    """Addresses of host names, remembered for half a minute; a name that does not resolve is `Unreachable`."""
-
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
-
-    async def addresses(self, host: str, port: int) -> tuple[str, ...]:
-        if _is_address(host):
-            return (host,)
-        loop = asyncio.get_running_loop()
-        known = self._known.get((host, port))
-        if known is not None and known[0] > loop.time():
-            return known[1]
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise Unreachable(f"{host} does not resolve: {error}") from error
-        addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if len(self._known) >= _NAMES_REMEMBERED:
-            self._known.clear()
-        self._known[host, port] = (loop.time() + _NAME_LIFETIME, addresses)
+    async def _addresses(self, ends: float) -> tuple[str, ...]:
+        """The addresses that may be connected to; one, without a meaning, for a socket of this machine."""
+        host, port = self.origin.host, self.origin.port
+        if self.origin.socket:
+            if self._refuse is not None:
+                raise Unreachable(f"{self.origin} may not be reached: {_BY_API}")
+            return (self.origin.socket,)
+        addresses = (host,) if is_address(host) else await self._names.addresses(host, port, ends)
+        if self._refuse is None:
+            return addresses
+        refused = [why for address in addresses if (why := self._refuse(address, port))]
+        if refused:
+            # A name with one such address is no honest name: none of its addresses is tried.
+            raise Unreachable(f"{self.origin} may not be reached: {'; '.join(refused)}; {_BY_API}")
         return addresses
+
+    async def _open_at(self, address: str, loop: asyncio.AbstractEventLoop) -> UpstreamConnection:
+        trust = self.options.trust
+        secure: ssl.SSLContext | None = None
+        name: str | None = None
+        if self.origin.scheme == "https":
+            secure = trust.context if trust is not None else _default_tls()
+            name = (trust.server_name if trust is not None else "") or self.origin.host
+
+        def made() -> UpstreamConnection:
+            return UpstreamConnection(self, loop)
+
+        if self.origin.socket:
+            _, connection = await loop.create_unix_connection(made, address, ssl=secure, server_hostname=name)
+        else:
+            _, connection = await loop.create_connection(
+                made, address, self.origin.port, ssl=secure, server_hostname=name
+            )
+        return connection
+
+
+_BY_API = "the definition was written through the control API"
 
 
 class UpstreamPools:
     """Every pool of the process. Made once; outlives all generations.
 
-    `lease` and `release` may be called from the thread that compiles; everything else belongs to the loop.
+    `lease` and `release` may be called from the thread that compiles; everything else belongs to the loop. `refuse`
+    says where guarded pools may not connect to; until it is set they connect to nothing. `groups` are the upstreams
+    with several targets.
     """
 
-    __slots__ = ("_leases", "_lock", "_names", "_pools")
+    __slots__ = ("_leases", "_lock", "_names", "_pools", "groups", "refuse")
 
     def __init__(self) -> None:
+        self.groups = Groups()
+        self.refuse: Refuse = lambda address, port: "nothing was said about it yet"
         self._lock = threading.Lock()
         self._names = NameCache()
         self._pools: dict[tuple[Origin, PoolOptions], Pool] = {}
@@ -262,7 +294,8 @@ class UpstreamPools:
         with self._lock:
             pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[key] = Pool(origin, options, self._names)
+                refuse = self._judge if options.guarded else None
+                pool = self._pools[key] = Pool(origin, options, self._names, refuse)
             self._leases[key] = self._leases.get(key, 0) + 1
             return pool
 
@@ -276,6 +309,9 @@ class UpstreamPools:
                 return
             del self._leases[key], self._pools[key]
         pool.close()
+
+    def _judge(self, address: str, port: int) -> str:
+        return self.refuse(address, port)
 
     def sweep(self, now: float) -> None:
         """End what has passed its deadline, in all pools."""
@@ -300,14 +336,6 @@ class UpstreamPools:
             pools = list(self._pools.values())
         for pool in pools:
             pool.close()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 @lru_cache(maxsize=1)

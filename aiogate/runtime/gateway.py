@@ -95,6 +95,8 @@ class Status:
     last_reload: ReloadVerdict | None
     fallback: str = ""
     """What is served instead of the declared files since a start on which they had mistakes."""
+    ejected: tuple[views.EjectedView, ...] = ()
+    """Targets of upstreams that get no requests for a while."""
 
 
 class Gateway:
@@ -229,6 +231,10 @@ class Gateway:
         except DiagnosticsFound:
             discard(new.table.apis.values(), new.board, old)
             raise
+        known = old.declared.warnings if old is not None else ()
+        for warning in new.declared.warnings:
+            if warning not in known:
+                _log.warning("%s", warning)
         self.settings = replace_reloadable(self.settings, settings)
         self.generation = new
         self.current.table = new.table
@@ -260,6 +266,7 @@ class Gateway:
             draining=self.draining,
             last_reload=self.last_reload,
             fallback=str(self.fallback or ""),
+            ejected=views.ejected_views(self.services.upstreams.groups.listed()),
         )
 
     def routes_view(

@@ -31,6 +31,12 @@ def _gauges(gateway: Gateway) -> list[Family]:
     table = gateway.current.table
     last = gateway.last_reload
     pools = gateway.services.upstreams.usage()
+    # Of two groups of one API and version the newer one counts: the other waits for its last request.
+    targets = {
+        (("api", group.api), ("version", group.version), ("target", str(target))): (target, left)
+        for group in gateway.services.upstreams.groups.listed()
+        for target, left in group.states()
+    }
     processor = resource.getrusage(resource.RUSAGE_SELF)
     return [
         Family("aiogate_build_info", "gauge", "Always 1.", [Sample(1, (("version", version("aiogate")),))]),
@@ -60,6 +66,14 @@ def _gauges(gateway: Gateway) -> list[Family]:
         Family(
             "aiogate_upstream_waiting", "gauge", "Requests that wait for a connection, by origin.",
             [Sample(waiting, (("origin", origin),)) for origin, (_, _, waiting) in pools],
+        ),
+        Family(
+            "aiogate_upstream_target_up", "gauge", "0 while a target of several is ejected, otherwise 1.",
+            [Sample(int(not left), labels) for labels, (_, left) in targets.items()],
+        ),
+        Family(
+            "aiogate_upstream_ejections_total", "counter", "How often a target of several was ejected.",
+            [Sample(target.ejections, labels) for labels, (target, _) in targets.items()],
         ),
         Family(
             "aiogate_decisions_dropped_total", "counter", "Decision records for which there was no room.",

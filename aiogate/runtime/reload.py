@@ -175,7 +175,7 @@ class Loader:
 
 
 def stamp(settings: Settings, declared: Declared | None = None) -> bytes:
-    """Equal while nothing changes on disk that a load reads; with `declared` also the files of its `${file:…}`."""
+    """Equal while nothing changes on disk that a load reads; with `declared` also its `${file:…}` and certificates."""
     single = [*([settings.file] if settings.file is not None else []), *sorted(declared.secrets if declared else ())]
     return files.stamp((settings.apis, settings.policies), settings.plugins, single)
 

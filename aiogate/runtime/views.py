@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aiogate.chain.compile import CompiledApi
 from aiogate.chain.plugboard import PlugBoard
 from aiogate.config.definition import Definition
 from aiogate.config.match import Match
+from aiogate.proxy.balance import Group
 
-__all__ = ["ChainView", "MatchView", "PluginView", "RouteView", "RoutesView", "StepView"]
+__all__ = ["ChainView", "EjectedView", "MatchView", "PluginView", "RouteView", "RoutesView", "StepView"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,16 @@ class ChainView:
 
 
 @dataclass(frozen=True, slots=True)
+class EjectedView:
+    """A target that is left alone for `seconds` more; `version` is empty for the upstream of the API itself."""
+
+    api: str
+    version: str
+    target: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class PluginView:
     """One line of `aiogate plugins list`."""
 
@@ -118,6 +129,12 @@ def chain_views(api: CompiledApi) -> Sequence[ChainView]:
     return views
 
 
+def ejected_views(groups: Iterable[Group]) -> tuple[EjectedView, ...]:
+    """The targets that get no requests for now. Of two groups of one API and version the newer one counts."""
+    shown = {(group.api, group.version, str(target)): seconds for group in groups for target, seconds in group.states()}
+    return tuple(EjectedView(*names, round(seconds, 3)) for names, seconds in sorted(shown.items()) if seconds)
+
+
 def plugin_views(board: PlugBoard) -> Sequence[PluginView]:
     return [PluginView(info.name, info.source, info.kinds, info.hooks, info.summary) for info in board.plugins]
 
@@ -130,6 +147,9 @@ def _shown(match: Match | None) -> str:
 
 
 def _upstream_as_written(definition: Definition) -> str:
-    """The upstream's address with its `${…}` unresolved: a secret may stand there."""
+    """The upstream's addresses with their `${…}` unresolved: a secret may stand there."""
     written = definition.source.written(("upstream",)) if definition.upstream is not None else ""
-    return str(written.get("url", "") if isinstance(written, dict) else written)
+    if not isinstance(written, dict):
+        return str(written)
+    targets = written.get("targets") or [written]
+    return " ".join(str(target.get("url", "") if isinstance(target, dict) else target) for target in targets)

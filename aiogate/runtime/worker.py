@@ -24,6 +24,7 @@ from aiohttp import web
 from aiogate.chain.run import answer
 from aiogate.clock import Clock
 from aiogate.config.settings import Address, Settings
+from aiogate.domain.reach import forbidden_address, is_listener
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.account import Account
 from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
@@ -167,6 +168,7 @@ async def serving(
             await web.SockSite(control, control_socket).start()
             await listener.start(sockets=sockets)
             gateway.listen_addresses = tuple(str(Address(*address)) for address in listener.addresses)
+            gateway.services.upstreams.refuse = kept_out(settings, control_socket, listener if own else None)
             private = str(Address(*control_socket.getsockname()[:2]))
             gateway.control_address = gateway.listen_addresses[0] if own else private
             gateway.connections = lambda: listener.connections
@@ -200,6 +202,22 @@ async def beside(name: str, work: Callable[[], Coroutine[None, None, None]]) -> 
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+def kept_out(settings: Settings, control: socket.socket, shared: Listener | None) -> Callable[[str, int], str]:
+    """Says why an API that came over HTTP may not be sent to an address and port; nothing where it may.
+
+    `shared` is the listener that serves the control API as well.
+    """
+    doors = [control.getsockname()[:2], *(shared.addresses if shared is not None else ())]
+    private = settings.control.private_upstreams
+
+    def refuse(address: str, port: int) -> str:
+        if any(is_listener(address, port, door) for door in doors):
+            return f"the control API listens on {address} port {port}"
+        return forbidden_address(address, private=private)
+
+    return refuse
 
 
 def access_log(settings: Settings) -> AccessLog | None:

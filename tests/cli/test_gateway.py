@@ -35,6 +35,19 @@ def test_status(site: Site) -> None:
     assert lines["last reload"].strip()
 
 
+def test_status_names_targets_that_are_left_alone(serve: Serve) -> None:
+    targets = ", ".join(f"http://127.0.0.1:{port}/" for port in (9, 10, 11))
+    text = f"listen: /shop/\nauth: none\nupstream: {{targets: [{targets}], ejection: {{failures: 1, for: 1h}}}}\n"
+    site = serve({"apis.d/shop.yaml": text})
+    assert asked(f"{site.gateway}/shop/")[0] == 502
+    lines = [line for line in site.run("status").stdout.splitlines() if line.startswith("ejected")]
+    assert [line.split()[1:5] for line in lines] == [
+        [f"http://127.0.0.1:{port}", "of", "API", "shop,"] for port in (10, 9)
+    ]
+    assert {line.endswith(" s more") for line in lines} == {True}
+    assert site.json("routes")["routes"][0]["upstream"] == targets.replace(",", "")
+
+
 def test_routes(site: Site) -> None:
     lines = site.run("routes").stdout.splitlines()
     assert lines[0].split() == ["HOST", "PATH", "API", "AUTH", "VERSIONS", "UPSTREAM", "FILE"]

@@ -25,6 +25,7 @@ NOT_OURS = {
 """Codes of other rooms: plugins, stores, sockets."""
 ELSEWHERE = {
     "file_too_large": "test_files.py, which makes the file",
+    "tls_unverified": "test_trust.py, because it is a warning",
     "file_ignored": "test_loader.py, because it is a warning",
     **dict.fromkeys(("listen_shadows", "api_open", "expired", "expires_soon", "policy_unused"), "test_advice.py"),
 }

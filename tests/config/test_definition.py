@@ -68,8 +68,9 @@ def test_a_whole_definition() -> None:
     )
     assert (api.listen.path, api.listen.host) == ("/login-api/", "api.example.com")
     assert api.upstream is not None
-    assert (api.upstream.url.scheme, api.upstream.url.host, api.upstream.url.port) == ("http", "127.0.0.1", 9001)
-    assert (api.upstream.url.path, api.upstream.url.query, api.upstream.preserve_host) == ("/base", "k=v", True)
+    url = api.upstream.listed[0].url
+    assert (url.scheme, url.host, url.port, url.socket) == ("http", "127.0.0.1", 9001, "")
+    assert (url.path, url.query, api.upstream.preserve_host) == ("/base", "k=v", True)
     assert (api.upstream.timeouts.connect, api.upstream.timeouts.read) == (1.0, 120.0)
     assert api.versions is not None
     assert (api.versions.by, api.versions.name, api.versions.default, list(api.versions.list)) == (
@@ -209,6 +210,9 @@ def test_one_part_does_not_hide_another() -> None:
         ("http://[0:0:0::1]", "http://[::1]/"),
         ("http://my_service:80/x?y=1", "http://my_service/x?y=1"),
         ("http://127.0.0.1:8080/a%2Fb", "http://127.0.0.1:8080/a%2Fb"),
+        ("unix:/run/app.sock", "http://unix:/run/app.sock:/"),
+        ("http://unix:/run/app.sock", "http://unix:/run/app.sock:/"),
+        ("https://unix:/run/app.sock:/base/?k=1", "https://unix:/run/app.sock:/base/?k=1"),
     ],
 )
 def test_upstream_urls(text: str, url: str) -> None:
@@ -220,7 +224,8 @@ def test_upstream_urls(text: str, url: str) -> None:
     ["", "up:80", "//up/", "http://", "http:///a", "http://up:0", "http://up:65536", "http://up:", "http://up:8a",
      "ftp://up/", "file:///etc/passwd", "http://u@up/", "http://u:p@up/", "http://up/#x", "http://up/a b",
      "http://up/\nx", "http://ü/", "http://[::1", "http://[::g]/", "http://a..b/", "http://up/%", "http://up/a/../b",
-     "http://up/%2e%2e/", "http://up/?a b", "http://up\\@evil/", "javascript:alert(1)", "http://-a/", 5, None],
+     "http://up/%2e%2e/", "http://up/?a b", "http://up\\@evil/", "unix:run/a", "unix:",
+     "unix:/a:b", "javascript:alert(1)", "http://-a/", 5, None],
 )  # fmt: skip
 def test_what_is_no_upstream_url(text: Any) -> None:
     with pytest.raises(ValueError):

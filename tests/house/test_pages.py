@@ -15,9 +15,10 @@ from pydantic import BaseModel
 import aiogate
 import aiogate.testing
 from aiogate.chain import hookspecs
-from aiogate.config.definition import Upstream, UpstreamTimeouts, Versions, _Declaration
+from aiogate.config.definition import Versions, _Declaration
 from aiogate.config.policy import Access, PolicyDeclaration
 from aiogate.config.settings import Settings, load_settings
+from aiogate.config.upstream import Target, Upstream, UpstreamTls
 from aiogate.control.application import application
 from aiogate.errors import DIAGNOSTICS, PROBLEMS
 from aiogate.runtime.assembly import check
@@ -54,7 +55,7 @@ def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if isinstance(field.default, BaseModel):
             yield from keys(type(field.default), f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{field.alias or name}"
 
 
 def code(cell: str) -> str:
@@ -73,11 +74,24 @@ def test_every_setting_is_described_with_its_default() -> None:
 def test_every_key_of_a_definition_is_described() -> None:
     table = [code(part) for key, *_ in rows(page("definitions.md"), "key") for part in key.split(", ")]
     assert {key.partition(".")[0] for key in table if key[0] != "."} == set(_Declaration.model_fields)
-    upstream = {key for key in table if key.startswith("upstream.")}
-    inner = {f"upstream.{name}" for name in Upstream.model_fields if name != "timeouts"}
-    assert upstream == inner | {f"upstream.timeouts.{name}" for name in UpstreamTimeouts.model_fields}
     versions = page("definitions.md").partition("## Versions")[2]
     assert [code(key) for key, *_ in rows(versions, "key")] == list(Versions.model_fields)
+
+
+def test_every_key_of_an_upstream_is_described_with_its_default() -> None:
+    table = rows(page("upstreams.md"), "key")
+    targets = [f"targets.{name}" for name in Target.model_fields]
+    expected = [key for name in keys(Upstream) for key in ([name, *targets] if name == "targets" else [name])]
+    assert [code(key) for key, *_ in table] == expected
+    given = {code(key): code(default) for key, _, default in table if re.fullmatch("`[^`]+`", default)}
+    assert given.pop("targets.weight") == str(Target.model_fields["weight"].default)
+    written: dict[str, Any] = {"url": "http://up/"}
+    for key, default in given.items():
+        section, _, name = key.rpartition(".")
+        (written.setdefault(section, {}) if section else written)[name] = yaml.safe_load(default)
+    assert Upstream.model_validate(written) == Upstream.model_validate("http://up/")
+    tls = page("upstreams.md").partition("## TLS")[2]
+    assert [code(key) for key, *_ in rows(tls, "key")] == list(UpstreamTls.model_fields)
 
 
 def test_every_key_of_a_policy_is_described() -> None:

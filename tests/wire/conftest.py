@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from aiogate.chain.exchange import Exchange, Response, problem_response
 from aiogate.clock import SystemClock
 from aiogate.domain.policy import PolicySet
 from aiogate.errors import Problem
+from aiogate.proxy.balance import Target
 from aiogate.proxy.forward import CompiledUpstream, forward
 from aiogate.proxy.listener import Listener, ListenerOptions
 from aiogate.proxy.pool import Origin, PoolOptions, UpstreamPools
@@ -141,6 +143,7 @@ class Upstream:
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     connections: int = 0
     port: int = 0
+    server: asyncio.Server | None = None
     close_after: bool = False
     read_bodies: bool = True
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -308,7 +311,7 @@ class Gate:
     @property
     def pool(self) -> Any:
         assert self.api.upstream is not None
-        return self.api.upstream.pool
+        return self.api.upstream.target.pool
 
     async def client(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=2**24))
@@ -348,10 +351,16 @@ class Wire:
     def __init__(self, stack: contextlib.AsyncExitStack) -> None:
         self.stack = stack
 
-    async def upstream(self, *, tls: ssl.SSLContext | None = None) -> Upstream:
+    async def upstream(
+        self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", path: Path | None = None
+    ) -> Upstream:
         upstream = Upstream()
-        server = await asyncio.start_server(upstream.accept, "127.0.0.1", 0, ssl=tls)
-        upstream.port = server.sockets[0].getsockname()[1]
+        if path is not None:
+            server = await asyncio.start_unix_server(upstream.accept, path, ssl=tls)
+        else:
+            server = await asyncio.start_server(upstream.accept, host, 0, ssl=tls)
+            upstream.port = server.sockets[0].getsockname()[1]
+        upstream.server = server
         self.stack.push_async_callback(upstream.stop)
         self.stack.callback(server.close)
         return upstream
@@ -365,6 +374,8 @@ class Wire:
         idle_timeout: float = 60.0,
         port: int | None = None,
         origin: Origin | None = None,
+        base_path: str = "",
+        base_query: str = "",
         **upstream_options: Any,
     ) -> Gate:
         upstream = await self.upstream()
@@ -373,8 +384,7 @@ class Wire:
         api = Api(
             "/api/",
             CompiledUpstream(
-                leased,
-                b"127.0.0.1",
+                Target(leased, b"127.0.0.1", base_path, base_query),
                 response_timeout=response_timeout,
                 idle_timeout=idle_timeout,
                 **upstream_options,

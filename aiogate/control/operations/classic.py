@@ -90,7 +90,7 @@ def _proxy(definition: Definition, ours: Fields) -> Fields:
     }
     if definition.upstream is None:
         return proxy
-    proxy["target_url"] = _text(definition, ("upstream", "url"), str(definition.upstream.url))
+    proxy["target_url"] = _text(definition, ("upstream", "url"), str(definition.upstream.listed[0].url))
     raw = _raw(definition, ("upstream",))
     if isinstance(raw, Mapping):
         proxy["preserve_host_header"] = bool(raw.get("preserve_host", False))
@@ -207,7 +207,7 @@ def _version(definition: Definition, versions: Versions, name: str) -> Fields:
     shown: Fields = {"name": name, "expires": _expiry(version.expires), "use_extended_paths": True}
     if version.upstream is not None:
         shown["override_target"] = _text(
-            definition, ("versions", "list", name, "upstream", "url"), str(version.upstream.url)
+            definition, ("versions", "list", name, "upstream", "url"), str(version.upstream.listed[0].url)
         )
     return shown
 
