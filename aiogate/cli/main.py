@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "plugins": "gateway:plugins",
     "keys": "keys:keys",
     "users": "keys:users",
+    "schema": "schema:schema",
     "import": "importing:importing",
     "hash-password": "passwords:hash_password",
 }

@@ -71,7 +71,8 @@ class Address:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return scalar_schema(parse_address, {"type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080"]})
+        examples = ["127.0.0.1:8080", "[::1]:8080"]
+        return scalar_schema(parse_address, {"type": "string", "pattern": r":[0-9]{1,5}\s*$", "examples": examples})
 
 
 def parse_address(value: Any) -> Address:
@@ -116,7 +117,8 @@ class UpstreamUrl:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return scalar_schema(parse_upstream_url, {"type": "string", "format": "uri"})
+        pattern = r"^\s*[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\s]+([/?][^#\s]*)?\s*$"
+        return scalar_schema(parse_upstream_url, {"type": "string", "format": "uri", "pattern": pattern})
 
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.ASCII | re.DOTALL)
@@ -253,7 +255,9 @@ def parse_host(value: Any) -> str:
 
 
 ListenPath = Annotated[
-    str, BeforeValidator(parse_listen_path), WithJsonSchema({"type": "string", "examples": ["/login/"]})
+    str,
+    BeforeValidator(parse_listen_path),
+    WithJsonSchema({"type": "string", "pattern": r"^/[^*?#\s\\]*$", "examples": ["/login/"]}),
 ]
 """A canonical path that begins and ends with `/`."""
 

@@ -34,6 +34,7 @@ from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 __all__ = [
     "Auth",
     "BrokenDefinition",
+    "Declaration",
     "Definition",
     "Identifier",
     "Listen",
@@ -186,7 +187,7 @@ class BrokenDefinition(DiagnosticsFound):
         self.plugins = plugins
 
 
-class _Declaration(Model):
+class Declaration(Model):
     """The parts of a file that are no plugins. `auth` and `plugins` are read by hand: their keys are plugins' names."""
 
     id: Identifier | None = None
@@ -208,9 +209,9 @@ class _Declaration(Model):
 def read_definition(source: Source, digest: str = "") -> Definition:
     """The API that a file declares. Raises `BrokenDefinition`, a `DiagnosticsFound`, with every mistake in it."""
     found: list[Diagnostic] = []
-    declared: _Declaration | None = None
+    declared: Declaration | None = None
     try:
-        declared = _Declaration.model_validate(source.value)
+        declared = Declaration.model_validate(source.value)
     except ValidationError as error:
         found.extend(diagnostics_of(error, source, ()))
     identifier = declared.id if declared is not None and declared.id is not None else _stem(source, found)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from aiogate.config import files
@@ -191,7 +191,11 @@ class Control(Model):
 
     listen: Annotated[Address | Literal["same"], BeforeValidator(_parse_control_listen)] = Address("127.0.0.1", 8081)
     """Its own address, or `same` for the gateway's."""
-    secret: Annotated[str | None, BeforeValidator(_parse_secret)] = Field(default=None, repr=False)
+    secret: Annotated[
+        str | None,
+        BeforeValidator(_parse_secret),
+        WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^[!-~]{{{_SHORTEST_SECRET},}}$"}, {"type": "null"}]}),
+    ] = Field(default=None, repr=False)
     """What authorises control calls; None: made at the first start and kept in `<state>/control.secret`."""
     metrics: Literal["open", "secret"] = "open"
     """Who may read `/metrics`: whoever reaches the port, or has the secret. With `listen: same` the latter."""

@@ -134,7 +134,8 @@ class Rate:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return scalar_schema(parse_rate, {"type": "string", "examples": ["100/1s", "1000/1m"]})
+        pattern = rf"^\s*[1-9][0-9]{{0,17}}/{_NUMBER}(ms|s|m|h|d)\s*$"
+        return scalar_schema(parse_rate, {"type": "string", "pattern": pattern, "examples": ["100/1s", "1000/1m"]})
 
 
 def parse_rate(value: Any) -> Rate:
@@ -241,14 +242,22 @@ def _compiled(text: str) -> Pattern:
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
-    WithJsonSchema({"type": "string", "examples": ["250ms", "30s", "5m", "30d"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": rf"^\s*{_NUMBER}(ms|s|m|h|d)\s*$", "examples": ["250ms", "30s", "5m", "30d"]}
+    ),
 ]
 """Seconds, written with a unit."""
 
-Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema({"type": "string", "examples": ["64KiB", "1MiB"]})]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema({"type": "string", "pattern": rf"^\s*{_NUMBER}(B|[KMG]i?B)\s*$", "examples": ["64KiB", "1MiB"]}),
+]
 """Bytes, written with a unit."""
 
 Timestamp = Annotated[
-    float, BeforeValidator(parse_timestamp), WithJsonSchema({"type": "string", "format": "date-time"})
+    float,
+    BeforeValidator(parse_timestamp),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": rf"^\s*(?:{_TIMESTAMP.pattern})\s*$"}),
 ]
 """Epoch seconds, written as an RFC 3339 time with its zone."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 import aiogate
 import aiogate.testing
 from aiogate.chain import hookspecs
-from aiogate.config.definition import Versions, _Declaration
+from aiogate.config.definition import Declaration, Versions
 from aiogate.config.policy import Access, PolicyDeclaration
 from aiogate.config.settings import Settings, load_settings
 from aiogate.config.upstream import Target, Upstream, UpstreamTls
@@ -73,7 +73,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 def test_every_key_of_a_definition_is_described() -> None:
     table = [code(part) for key, *_ in rows(page("definitions.md"), "key") for part in key.split(", ")]
-    assert {key.partition(".")[0] for key in table if key[0] != "."} == set(_Declaration.model_fields)
+    assert {key.partition(".")[0] for key in table if key[0] != "."} == set(Declaration.model_fields)
     versions = page("definitions.md").partition("## Versions")[2]
     assert [code(key) for key, *_ in rows(versions, "key")] == list(Versions.model_fields)
 
