@@ -16,6 +16,7 @@ import pytest
 import aiogate
 from aiogate.builtin import BUILTINS
 from aiogate.config.settings import load_settings
+from aiogate.errors import DIAGNOSTICS
 from aiogate.runtime.assembly import check
 from aiogate.testing import running_gateway
 from tests.house.manual import ROOT
@@ -75,6 +76,61 @@ def test_nothing_is_left_for_later() -> None:
 def test_no_path_of_one_machine() -> None:
     private = re.compile(r"/wor[k]/|/roo[t]/|/tm[p]/w\b|/hom[e]/\w")
     assert [str(path) for path, text in texts() if private.search(text)] == []
+
+
+NOT_AT_A_START = (
+    "cryptography",
+    "jinja2",
+    "joserfc",
+    "jwt",
+    "redis",
+    "sqlalchemy",
+    "watchfiles",
+    "aiogate.config.schema",
+    "aiogate.testing",
+)
+"""What a gateway loads only when something that was declared needs it."""
+
+
+def test_a_default_start_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+    for folder in ("apis.d", "policies.d"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    start = (
+        "import os, signal, sys, threading\n"
+        "from aiogate.runtime import worker\n"
+        "def ended(code):\n"
+        f"    loaded = [name for name in {NOT_AT_A_START!r} if name in sys.modules]\n"
+        "    print(loaded, file=sys.stderr)\n"
+        "    os._exit(bool(loaded))\n"
+        "worker.gc.freeze = lambda: ended(0)\n"
+        "from aiogate.cli.main import main\n"
+        "main(['serve', '--listen', '127.0.0.1:0', '--control', '127.0.0.1:0'])\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ran.returncode, ran.stderr) == (0, "[]\n")
+
+
+def test_every_diagnostic_has_a_known_code() -> None:
+    """Each code that a diagnostic or a validator's mistake is made with is in the table."""
+    unknown = [
+        f"{path.name}:{line} {code}" for path in SOURCES for line, code in codes(path) if code not in DIAGNOSTICS
+    ]
+    assert unknown == []
+
+
+def codes(path: Path) -> Iterator[tuple[int, str]]:
+    """Where diagnostics are made, and their codes, where these are written out."""
+    place = {"Diagnostic": 3, "at": 1, "mistake": 0}
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if name == "at" and getattr(getattr(node.func, "value", None), "id", "") != "Diagnostic":
+                continue
+            index = place.get(name)
+            if index is not None and len(node.args) > index and isinstance(node.args[index], ast.Constant):
+                yield node.lineno, str(node.args[index].value)
 
 
 def test_test_folders_mirror_the_rooms() -> None:

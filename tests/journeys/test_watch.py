@@ -61,7 +61,13 @@ async def until(done: Callable[[], bool], what: str) -> None:
 
 
 async def generation(gateway: GatewayFixture, number: int) -> None:
-    await until(lambda: gateway.gateway.current.table.generation >= number, f"there is no generation {number}")
+    """Wait until it serves and its verdict is told."""
+
+    def told() -> bool:
+        verdict = gateway.gateway.last_reload
+        return verdict is not None and verdict.generation >= number
+
+    await until(told, f"there is no generation {number}")
 
 
 @contextlib.asynccontextmanager
