@@ -22,7 +22,7 @@ import orjson
 
 from aiogate.config import files
 from aiogate.errors import Diagnostic
-from aiogate.runtime.reload import stamp
+from aiogate.runtime.reload import in_small_turns, stamp
 
 if TYPE_CHECKING:
     from aiogate.config.settings import Settings
@@ -78,7 +78,8 @@ async def keep_each(gateway: Gateway) -> None:
             continue
         writing = asyncio.ensure_future(asyncio.to_thread(keep, settings, generation, gateway.clock.now()))
         try:
-            await asyncio.shield(writing)
+            with in_small_turns():
+                await asyncio.shield(writing)
         except asyncio.CancelledError:
             # A thread cannot be stopped, and nothing may be written once the gateway has ended.
             await asyncio.wait((writing,))

@@ -216,21 +216,44 @@ def declare(
         return mistakes.declared, mistakes.diagnostics, mistakes.broken
 
 
+class _SmallTurns:
+    """How threads and the collector take turns, changed for as long as anybody asks for it."""
+
+    def __init__(self) -> None:
+        self._asking = 0
+        self._interval = 0.0
+        self._collecting = False
+
+    def begin(self) -> None:
+        if not self._asking:
+            self._interval, self._collecting = sys.getswitchinterval(), gc.isenabled()
+            sys.setswitchinterval(TURN)
+            gc.disable()
+        self._asking += 1
+
+    def end(self) -> None:
+        self._asking -= 1
+        if not self._asking:
+            sys.setswitchinterval(self._interval)
+            if self._collecting:
+                gc.enable()
+
+
+_small_turns = _SmallTurns()
+
+
 @contextmanager
 def in_small_turns() -> Iterator[None]:
     """While a reload works in threads: requests get their turn soon, and the collector stays out of it.
 
-    What a load makes lives on, and the collector, which holds up everything, would walk it again and again.
+    What a load makes lives on, and the collector, which holds up everything, would walk it again and again. To be used
+    in the event loop's thread.
     """
-    interval, collecting = sys.getswitchinterval(), gc.isenabled()
-    sys.setswitchinterval(TURN)
-    gc.disable()
+    _small_turns.begin()
     try:
         yield
     finally:
-        sys.setswitchinterval(interval)
-        if collecting:
-            gc.enable()
+        _small_turns.end()
 
 
 def settle(change: Change) -> None:
