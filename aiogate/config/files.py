@@ -12,7 +12,17 @@ from typing import Final
 from aiogate.config.source import MAX_BYTES, too_large
 from aiogate.errors import Diagnostic, DiagnosticsFound
 
-__all__ = ["below", "code", "declarations", "read_bytes", "read_certificate", "read_secret", "stamp", "unread"]
+__all__ = [
+    "below",
+    "code",
+    "declarations",
+    "read_bytes",
+    "read_certificate",
+    "read_secret",
+    "stamp",
+    "stamps",
+    "unread",
+]
 
 _LARGEST_SECRET: Final = 64 * 1024
 
@@ -119,6 +129,16 @@ def stamp(declared: Iterable[Path], plugins: Path, single: Iterable[Path]) -> by
     _stamp(digest, code(plugins))
     _stamp(digest, single)
     return digest.digest()
+
+
+def stamps(paths: Iterable[Path]) -> dict[Path, bytes]:
+    """A stamp of each file by itself."""
+    found: dict[Path, bytes] = {}
+    for path in paths:
+        digest = hashlib.sha256()
+        _stamp(digest, (path,))
+        found[path] = digest.digest()
+    return found
 
 
 def _stamp(digest: hashlib._Hash, paths: Iterable[Path]) -> None:

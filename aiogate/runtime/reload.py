@@ -174,9 +174,9 @@ class Loader:
         return apis, found
 
 
-def stamp(settings: Settings, declared: Declared | None = None) -> bytes:
-    """Equal while nothing changes on disk that a load reads; with `declared` also its `${file:…}` and certificates."""
-    single = [*([settings.file] if settings.file is not None else []), *sorted(declared.secrets if declared else ())]
+def stamp(settings: Settings) -> bytes:
+    """Equal while nothing changes on disk of what is declared: definitions, policies, plugins and the settings file."""
+    single = (settings.file,) if settings.file is not None else ()
     return files.stamp((settings.apis, settings.policies), settings.plugins, single)
 
 

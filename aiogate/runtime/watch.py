@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from aiogate.config import files
 from aiogate.runtime.reload import stamp
 
 if TYPE_CHECKING:
@@ -34,35 +36,52 @@ LOOK_IF_TOLD: Final = 2.0
 """Seconds between two looks where it does: it says nothing about folders that are not there yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen at one moment: the stamp of all that is declared, and those of further files that it names."""
+
+    declared: bytes
+    named: Mapping[Path, bytes]
+
+    def differs(self, later: Look) -> bool:
+        """Whether something has changed since. That other files are named is none: a load found them there."""
+        both = self.named.keys() & later.named.keys()
+        return self.declared != later.declared or any(self.named[path] != later.named[path] for path in both)
+
+
+def look(settings: Settings, named: Iterable[Path] = ()) -> Look:
+    return Look(stamp(settings), files.stamps(named))
+
+
 class Watcher:
     """Looks at the files of a gateway. Made before these are read, so that no change is missed."""
 
-    def __init__(self, settings: Settings, look: float | None = None) -> None:
-        self._look = look
-        self._seen = stamp(settings)
+    def __init__(self, settings: Settings) -> None:
+        self._seen = look(settings)
 
     async def run(self, gateway: Gateway) -> None:
         """Reload at each change until cancelled."""
         async with aclosing(self._turns(lambda: places(gateway.settings))) as turns:
             async for _ in turns:
-                now = await self._stamp(gateway)
-                if now == self._seen:
-                    continue
-                self._seen = await self._settled(gateway, now)
-                await gateway.reload("watch")
+                now = await self._looked(gateway)
+                if self._seen.differs(now):
+                    self._seen = await self._settled(gateway, now)
+                    await gateway.reload("watch")
+                else:
+                    self._seen = now
 
-    async def _stamp(self, gateway: Gateway) -> bytes:
-        declared = gateway.generation.declared if gateway.generation is not None else None
-        return await asyncio.to_thread(stamp, gateway.settings, declared)
+    async def _looked(self, gateway: Gateway) -> Look:
+        named = gateway.generation.declared.secrets if gateway.generation is not None else ()
+        return await asyncio.to_thread(look, gateway.settings, named)
 
-    async def _settled(self, gateway: Gateway, seen: bytes) -> bytes:
+    async def _settled(self, gateway: Gateway, seen: Look) -> Look:
         """Wait until the files rest: an editor writes in steps, a checkout many files."""
         loop = asyncio.get_running_loop()
         latest = loop.time() + LONGEST_SETTLING
         while loop.time() < latest:
             await asyncio.sleep(SETTLING)
-            now = await self._stamp(gateway)
-            if now == seen:
+            now = await self._looked(gateway)
+            if not seen.differs(now):
                 break
             seen = now
         return seen
@@ -73,11 +92,13 @@ class Watcher:
         while True:
             watched = folders()
             if awatch is None or not watched:
-                await asyncio.sleep(self._look or LOOK)
+                await asyncio.sleep(LOOK)
                 yield
                 continue
-            look = int((self._look or LOOK_IF_TOLD) * 1000)
-            told = awatch(*watched, watch_filter=None, debounce=100, step=20, rust_timeout=look, yield_on_timeout=True)
+            patience = int(LOOK_IF_TOLD * 1000)
+            told = awatch(
+                *watched, watch_filter=None, debounce=100, step=20, rust_timeout=patience, yield_on_timeout=True
+            )
             try:
                 async with aclosing(told):
                     async for _ in told:

@@ -138,9 +138,18 @@ async def test_a_secret_in_a_file(quick: str, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("one")
     async with watching(api("a", f"'${{file:{secret}}}'"), tmp_path) as gateway:
+        await asyncio.sleep(0.7)
+        assert gateway.gateway.last_reload is None, "that a file is named is no change"
         secret.write_text("two")
         await generation(gateway, 2)
         assert (await gateway.get("/a/")).body == b"two"
+        gateway.write(api("b", f"'${{file:{tmp_path / 'other'}}}'"))
+        await until(lambda: not gateway.gateway.last_reload.ok, "a secret that is missing is a mistake")
+        (tmp_path / "other").write_text("three")
+        gateway.write(api("c", "x"))
+        await generation(gateway, 3)
+        await asyncio.sleep(0.7)
+        assert gateway.gateway.last_reload.generation == 3
 
 
 def mounted(folder: Path, number: int) -> None:
