@@ -169,6 +169,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
     ),
     Problem("cors_denied", 403, "Cross-origin request is not allowed"),
     Problem("ip_denied", 403, "access from this IP has been disallowed", event="AuthFailure"),
+    Problem("origin_denied", 403, "WebSockets from this origin have been disallowed"),
+    Problem("websocket_denied", 403, "WebSockets have been disallowed"),
     Problem("websocket_invalid", 400, "The WebSocket handshake is not valid"),
     Problem("rate_limited", 429, "Rate Limit Exceeded", event="RatelimitExceeded"),
     Problem("api_rate_limited", 429, "API Rate Limit Exceeded", event="RatelimitExceeded"),

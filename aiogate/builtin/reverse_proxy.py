@@ -12,9 +12,11 @@ from aiogate import BuildContext, Exchange, Middleware, MiddlewareKind, Model, P
 from aiogate.config.definition import Definition
 from aiogate.config.upstream import Target as DeclaredTarget
 from aiogate.config.upstream import Upstream
+from aiogate.config.websocket import WebSocket
 from aiogate.proxy.balance import EjectionRule, Group, Target
 from aiogate.proxy.forward import CompiledUpstream, forward
 from aiogate.proxy.pool import Origin, Pool, PoolOptions, UpstreamPools
+from aiogate.proxy.tunnel import TunnelRules
 
 
 class Config(Model):
@@ -31,7 +33,7 @@ def build(config: Config, context: BuildContext) -> Middleware:
     pools = context.services.upstreams
     clock = context.services.clock
     made = Leases(pools, context, place, declared)
-    upstream = compiled(declared, made, strip=context.definition.strip_listen_path)
+    upstream = compiled(declared, made, context.definition)
 
     async def send(exchange: Exchange) -> Response | Problem:
         began = clock.monotonic()
@@ -117,17 +119,29 @@ class Leases:
             self._pools.release(pool)
 
 
-def compiled(declared: Upstream, leases: Leases, *, strip: bool) -> CompiledUpstream:
+def compiled(declared: Upstream, leases: Leases, definition: Definition) -> CompiledUpstream:
     """An upstream as requests meet it. A lone target is no group: there is nothing to choose."""
     group = leases.group(declared) if len(declared.targets) > 1 else None
     timeouts = declared.timeouts
     return CompiledUpstream(
         target=group.targets[0] if group is not None else leases.target(declared.listed[0]),
         group=group,
-        strip=strip,
+        strip=definition.strip_listen_path,
         preserve_host=declared.preserve_host,
         response_timeout=timeouts.read,
         idle_timeout=timeouts.read,
         write_timeout=timeouts.write,
         total=timeouts.total,
+        tunnels=rules_of(definition.websocket),
+    )
+
+
+def rules_of(declared: WebSocket) -> TunnelRules:
+    return TunnelRules(
+        connections=declared.connections,
+        idle=declared.idle,
+        ping=declared.ping,
+        lifetime=declared.lifetime,
+        max_frame=declared.max_frame,
+        max_message=declared.max_message,
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from aiogate.chain import authenticate, authorise, limit, opening, versions
+from aiogate.chain import authenticate, authorise, limit, opening, upgrades, versions
 from aiogate.chain.contracts import (
     Authenticator,
     AuthenticatorKind,
@@ -340,6 +340,9 @@ class _Builder(_Entries):
         if openers:
             decide = opening.opening_step(openers)
             steps.append(Step("open", Stage.VERSION, CORE, self.at("plugins"), on_request=decide))
+        refuse = upgrades.websocket_step(definition.websocket)
+        if refuse is not None:
+            steps.append(Step("websocket", Stage.VERSION, CORE, self.at("websocket"), on_request=refuse))
         if definition.auth.mode != "none":
             steps.extend(self.auth_steps(version, methods, some_open=bool(openers)))
         steps.extend(further)

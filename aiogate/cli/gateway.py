@@ -88,7 +88,7 @@ def status(gateway: Client, /, as_json: bool) -> None:
             ("store", shown["store"]),
             ("gateway", joined(f"http://{address}" for address in shown["listen"])),
             ("control", f"http://{shown['control']}"),
-            ("requests", f"{shown['requests_running']} running, {counted(shown['connections'], 'connection')}"),
+            ("requests", _traffic(shown)),
             ("fallback", shown["fallback"]),
             ("last reload", _verdict(verdict)),
             *(("ejected", _ejected(target)) for target in shown["ejected"]),
@@ -101,6 +101,11 @@ def status(gateway: Client, /, as_json: bool) -> None:
 def _ejected(target: Mapping[str, Any]) -> str:
     version = f", version {target['version']}" if target["version"] else ""
     return f"{target['target']} of API {target['api']}{version}, for {seconds(target['seconds'])} more"
+
+
+def _traffic(shown: Mapping[str, Any]) -> str:
+    parts = [f"{shown['requests_running']} running", counted(shown["connections"], "connection")]
+    return ", ".join([*parts, counted(shown["tunnels"], "WebSocket")] if shown["tunnels"] else parts)
 
 
 def _verdict(verdict: Mapping[str, Any] | None) -> str:

@@ -29,6 +29,7 @@ from aiogate.config.source import MAX_DIAGNOSTICS, Path, Source, show_path
 from aiogate.config.trust import FileDigest, Trust, read_trust
 from aiogate.config.units import Timestamp
 from aiogate.config.upstream import Upstream, UpstreamTimeouts
+from aiogate.config.websocket import WebSocket
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
 __all__ = [
@@ -166,6 +167,7 @@ class Definition:
     plugins: tuple[PluginUse, ...]
     session_limits: SessionLimits
     strip_credentials: bool
+    websocket: WebSocket
     labels: Mapping[str, str]
     file: str
     digest: str
@@ -203,6 +205,7 @@ class Declaration(Model):
     plugins: Any = None
     session_limits: SessionLimits = SessionLimits()
     strip_credentials: bool = False
+    websocket: WebSocket = WebSocket()
     labels: Mapping[str, str] = Field(default_factory=dict)
 
 
@@ -239,6 +242,7 @@ def read_definition(source: Source, digest: str = "") -> Definition:
         plugins=plugins,
         session_limits=declared.session_limits,
         strip_credentials=declared.strip_credentials,
+        websocket=declared.websocket,
         labels=declared.labels,
         file=source.file,
         digest="|".join((digest, *(content for _, content in reader.files))),

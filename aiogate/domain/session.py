@@ -562,6 +562,8 @@ class Session:
     tags: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     alias: str = ""
+    derived: bool = False
+    """Made without a record, from policies alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,9 +375,11 @@ class ClientConnection(RequestHandler):
             self._resume_reading_for_buffer()
         try:
             tunnel.begin(early)
+            listener.tunnels.add(tunnel, exchange)
             await tunnel.done
         finally:
             self._tunnel = None
+            listener.tunnels.remove(tunnel)
             self._sent += tunnel.sent
             tunnel.client_gone()
         if tunnel.orderly:

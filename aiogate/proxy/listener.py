@@ -22,6 +22,7 @@ from aiogate.proxy.account import Account
 from aiogate.proxy.client import ClientConnection
 from aiogate.proxy.requests import Network
 from aiogate.proxy.sweeper import Sweeper
+from aiogate.proxy.tunnels import Tunnels
 from aiogate.telemetry.decisions import Decision
 from aiogate.telemetry.metrics import Metrics
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from aiogate.clock import Clock
     from aiogate.proxy.pool import UpstreamPools
     from aiogate.proxy.router import Current
+    from aiogate.stores.repositories import SessionDirectory
 
 __all__ = ["Clients", "Listener", "ListenerOptions", "RuntimeUnfit", "check_runtime"]
 
@@ -79,7 +81,7 @@ class Listener:
 
     `answer` runs a chain. `decide` gets the record of each refusal that no chain saw. `hello` answers `/hello` with a
     status and a JSON body unless an API listens there. `pools` are swept for deadlines along with the clients.
-    `account` hears of every request that has ended.
+    `account` hears of every request that has ended. `sessions` tells whether open tunnels may stay.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Listener:
         pools: UpstreamPools,
         options: ListenerOptions | None = None,
         account: Account | None = None,
+        sessions: SessionDirectory | None = None,
     ) -> None:
         self.current = current
         self.answer = answer
@@ -101,6 +104,7 @@ class Listener:
         self.hello = hello
         self.options = options or ListenerOptions()
         self.account = account or Account(Metrics(), clock)
+        self.tunnels = Tunnels(current, clock, sessions)
         self.stopping = False
         self.date_line = b""
         self._date_second = 0
@@ -158,6 +162,7 @@ class Listener:
             return 0
         cut = await self._clients.drain(timeout)
         self._sweeper.stop()
+        await self.tunnels.stop()
         return cut
 
     def next_request_id(self) -> str:
@@ -172,6 +177,7 @@ class Listener:
             self.date_line = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
         if self._clients is not None:
             self._clients.sweep(now)
+        self.tunnels.sweep(now)
 
 
 class Clients(Server):

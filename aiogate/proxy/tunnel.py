@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiogate.errors import PROBLEMS, Problem
 from aiogate.proxy.connection import UpstreamInvalid
-from aiogate.proxy.websocket import Frames, close_frame, flaw_of, flaw_of_answer
+from aiogate.proxy.websocket import PING, Closing, Frames, InspectedFrames, close_frame, flaw_of, flaw_of_answer
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
@@ -27,6 +27,7 @@ __all__ = ["DEFAULT_RULES", "Tunnel", "TunnelRules", "Upgrade"]
 
 WEBSOCKET: Final = "websocket"
 GOING_AWAY: Final = 1001
+POLICY: Final = 1008
 _WRITE_AHEAD: Final = 64 * 1024
 _LINGER: Final = 2.0
 INTERVAL: Final = 1.0
@@ -37,15 +38,27 @@ INTERVAL: Final = 1.0
 class TunnelRules:
     """What a definition says about tunnels. Times are seconds.
 
-    `protocols` may be switched to, in lower case; what else a client asks for is ignored. `idle` is how long nothing
-    may come from either side.
+    `protocols` may be switched to, in lower case; what else a client asks for is ignored. `connections` is how many may
+    be open at one time, `idle` how long nothing may come from either side, `lifetime` how long one may last. A client
+    that was silent for `ping` gets a Ping, and as much time again. `max_frame` and `max_message` are bytes of payload;
+    with one of them frames are looked into.
     """
 
     protocols: frozenset[str] = frozenset({WEBSOCKET})
+    connections: int | None = None
     idle: float = 300.0
+    ping: float | None = None
+    lifetime: float | None = None
+    max_frame: int | None = None
+    max_message: int | None = None
+
+    @property
+    def inspects(self) -> bool:
+        return self.max_frame is not None or self.max_message is not None
 
 
 DEFAULT_RULES: Final = TunnelRules()
+_INNOCENT: Final = Closing(GOING_AWAY, "the other side broke the rules")
 
 
 class Upgrade:
@@ -80,9 +93,16 @@ class Upgrade:
         if self._flaw:
             return PROBLEMS["websocket_invalid"].because(self._flaw)
         assert exchange.api is not None
+        counts = exchange.api.counts
+        if rules.connections is not None and counts.tunnels_open >= rules.connections:
+            return PROBLEMS["overloaded"].because(f"{counts.tunnels_open} tunnels of this API are open")
+        if self.protocol == WEBSOCKET and rules.inspects:
+            # What an extension makes of a frame cannot be looked into.
+            exchange.upstream_headers.remove("Sec-WebSocket-Extensions")
+            self._extensions = False
         self.rules = rules
-        self._counts = exchange.api.counts
-        self._counts.tunnels_open += 1
+        self._counts = counts
+        counts.tunnels_open += 1
         return None
 
     def request_lines(self) -> tuple[bytes, bytes]:
@@ -186,11 +206,15 @@ class Tunnel:
 
     __slots__ = (
         "_active",
+        "_began",
         "_client",
         "_client_full",
         "_counts",
         "_down",
+        "_heard",
+        "_heard_at",
         "_last",
+        "_pinged",
         "_rules",
         "_stall",
         "_stalled_at",
@@ -220,11 +244,11 @@ class Tunnel:
         self._client_full = False
         self._upstream_full = False
         self._active = False
-        self._last = loop.time()
+        self._heard = False
+        self._pinged = False
+        self._began = self._last = self._heard_at = loop.time()
         self._stalled_at = 0.0
-        websocket = upgrade.protocol == WEBSOCKET
-        self._up = Frames() if websocket else None
-        self._down = Frames() if websocket else None
+        self._up, self._down = followed(upgrade.protocol, upgrade.rules)
 
     def begin(self, early: bytes) -> None:
         """Take both sides. `early` is what the client had sent behind its request."""
@@ -243,12 +267,16 @@ class Tunnel:
     def from_client(self, data: bytes) -> None:
         if self.ended:
             return
-        self._active = True
+        self._active = self._heard = True
         self.received += len(data)
         self._counts.tunnel_received += len(data)
+        wrong = None
         if self._up is not None:
-            self._up.feed(data)
-        self._upstream.write(data)
+            data, wrong = self._up.feed(data)
+        if data:
+            self._upstream.write(data)
+        if wrong is not None:
+            self._broken(wrong, _INNOCENT)
 
     def from_upstream(self, data: bytes) -> None:
         if self.ended:
@@ -256,9 +284,13 @@ class Tunnel:
         self._active = True
         self.sent += len(data)
         self._counts.tunnel_sent += len(data)
+        wrong = None
         if self._down is not None:
-            self._down.feed(data)
-        self._client.write(data)
+            data, wrong = self._down.feed(data)
+        if data:
+            self._client.write(data)
+        if wrong is not None:
+            self._broken(_INNOCENT, wrong)
 
     def client_full(self) -> None:
         self._client_full = True
@@ -291,12 +323,18 @@ class Tunnel:
 
     def sweep(self, now: float) -> None:
         """Look at the deadlines, with the event loop's time."""
+        rules = self._rules
         if self._active:
             self._active = False
             self._last = now
-        elif now - self._last > self._rules.idle:
-            self.end("idle", GOING_AWAY, f"nothing came for {self._rules.idle:g} s")
+        elif now - self._last > rules.idle:
+            self.end("idle", GOING_AWAY, f"nothing came for {rules.idle:g} s")
             return
+        if rules.lifetime is not None and now - self._began > rules.lifetime:
+            self.end("lifetime", GOING_AWAY, f"it is {rules.lifetime:g} s old")
+            return
+        if rules.ping is not None and self._down is not None:
+            self._ping(now, rules.ping, self._down)
         if self._client_full or self._upstream_full:
             self._stalled_at = self._stalled_at or now
             if now - self._stalled_at > self._stall:
@@ -305,15 +343,36 @@ class Tunnel:
 
     def end(self, ended: str, code: int, reason: str) -> None:
         """End it, and tell both sides where the protocol lets us: WebSocket does, between two frames."""
-        if self.ended:
-            return
-        if self._up is not None and self._down is not None:
-            if self._up.between and not self._up.closed:
-                self._upstream.write(close_frame(code, reason, masked=True))
-            if self._down.between and not self._down.closed:
-                self._client.write(close_frame(code, reason))
-        self.orderly = self._down is not None and self._down.between
-        self._over(ended)
+        if not self.ended:
+            told = Closing(code, reason)
+            self._tell(told, told)
+            self._over(ended)
+
+    def _broken(self, client: Closing, upstream: Closing) -> None:
+        """One side broke the rules."""
+        self._tell(client, upstream)
+        self._over("violation")
+
+    def _tell(self, client: Closing, upstream: Closing) -> None:
+        up, down = self._up, self._down
+        if up is not None and up.between and not up.closed:
+            self._upstream.write(close_frame(*upstream, masked=True))
+        if down is not None and down.between and not down.closed:
+            self._client.write(close_frame(*client))
+        self.orderly = down is not None and down.between
+
+    def _ping(self, now: float, interval: float, down: Frames) -> None:
+        if self._heard:
+            self._heard = self._pinged = False
+            self._heard_at = now
+        elif now - self._heard_at > interval:
+            if self._pinged:
+                self.end("unanswered", GOING_AWAY, "the client does not answer")
+                self.orderly = False
+            elif down.between and not down.closed:
+                self._client.write(PING)
+                self._pinged = True
+                self._heard_at = now
 
     def _over(self, ended: str) -> None:
         if not self.ended:
@@ -321,3 +380,16 @@ class Tunnel:
             self._counts.tunnel_ended(ended)
             if not self.done.done():  # it is, when the client's task is being cancelled
                 self.done.set_result(None)
+
+
+def followed(protocol: str, rules: TunnelRules) -> tuple[Frames | None, Frames | None]:
+    """What follows the frames from the client and those from the upstream; None: a protocol without frames."""
+    if protocol != WEBSOCKET:
+        return None, None
+    if not rules.inspects:
+        return Frames(), Frames()
+    frame, message = rules.max_frame, rules.max_message
+    return (
+        InspectedFrames(masked=True, max_frame=frame, max_message=message),
+        InspectedFrames(masked=False, max_frame=frame, max_message=message),
+    )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
-__all__ = ["PING", "Frames", "InspectedFrames", "Violation", "close_frame", "flaw_of", "flaw_of_answer"]
+__all__ = ["PING", "Closing", "Frames", "InspectedFrames", "close_frame", "flaw_of", "flaw_of_answer"]
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION: Final = "13"
@@ -74,8 +74,8 @@ def close_frame(code: int, reason: str = "", *, masked: bool = False) -> bytes:
     return bytes((0x80 | _CLOSE, 0x80 | len(payload))) + mask + _unmasked(payload, mask, 0)
 
 
-class Violation(NamedTuple):
-    """What a side did that it may not: the code and the reason of the Close frame that it gets."""
+class Closing(NamedTuple):
+    """The code and the reason of a Close frame, such as the one for a side that did what it may not."""
 
     code: int
     reason: str
@@ -98,7 +98,7 @@ class Frames:
     def between(self) -> bool:
         return not self._left and not self._head
 
-    def feed(self, data: bytes) -> tuple[bytes, Violation | None]:
+    def feed(self, data: bytes) -> tuple[bytes, Closing | None]:
         """Follow what came. What may go on to the other side, and why no more may come; None: all is well."""
         size = len(data)
         if self._left >= size:
@@ -167,7 +167,7 @@ class InspectedFrames(Frames):
         # The head in `_head` was not passed on.
         return not self._left
 
-    def feed(self, data: bytes) -> tuple[bytes, Violation | None]:
+    def feed(self, data: bytes) -> tuple[bytes, Closing | None]:
         if self._head:
             data, self._head = self._head + data, b""
         size = len(data)
@@ -198,34 +198,34 @@ class InspectedFrames(Frames):
                 return data[:begun], wrong
         return data, None
 
-    def _begin(self, data: bytes, at: int, head: int) -> Violation | None:
+    def _begin(self, data: bytes, at: int, head: int) -> Closing | None:
         """Approve a frame by its head (sections 5.2, 5.4, 5.5)."""
         first, second = data[at], data[at + 1]
         opcode, final, length = first & 15, bool(first & 128), second & 127
         if self.closed:
-            return Violation(1002, "a frame behind Close")
+            return Closing(1002, "a frame behind Close")
         if first & 0x70:
-            return Violation(1002, "a reserved bit is set")
+            return Closing(1002, "a reserved bit is set")
         if opcode not in _KNOWN:
-            return Violation(1002, "an unknown kind of frame")
+            return Closing(1002, "an unknown kind of frame")
         if bool(second & 128) is not self._masked:
-            return Violation(1002, "a frame is not masked" if self._masked else "a frame is masked")
+            return Closing(1002, "a frame is not masked" if self._masked else "a frame is masked")
         if opcode & 8:
             if not final or length > 125:
-                return Violation(1002, "a control frame in pieces, or a long one")
+                return Closing(1002, "a control frame in pieces, or a long one")
         elif bool(self._message) is bool(opcode):
-            return Violation(1002, "a message inside a message" if opcode else "a continuation of nothing")
+            return Closing(1002, "a message inside a message" if opcode else "a continuation of nothing")
         if length > 125:
             shortest = 126 if length == 126 else 65536
             length = int.from_bytes(data[at + 2 : at + (4 if length == 126 else 10)])
             if not shortest <= length < 2**63:
-                return Violation(1002, "a length in the wrong form")
+                return Closing(1002, "a length in the wrong form")
         if self._max_frame is not None and length > self._max_frame:
-            return Violation(1009, f"a frame is over {self._max_frame} bytes")
+            return Closing(1009, f"a frame is over {self._max_frame} bytes")
         if not opcode & 8:
             self._size = self._size + length if not opcode else length
             if self._max_message is not None and self._size > self._max_message:
-                return Violation(1009, f"a message is over {self._max_message} bytes")
+                return Closing(1009, f"a message is over {self._max_message} bytes")
             if opcode:
                 self._message = opcode
                 self._decoder = codecs.getincrementaldecoder("utf-8")() if opcode == 1 else None
@@ -233,7 +233,7 @@ class InspectedFrames(Frames):
         self._opcode, self._final, self._offset, self._left, self._close = opcode, final, 0, length, b""
         return None
 
-    def _payload(self, piece: bytes) -> Violation | None:
+    def _payload(self, piece: bytes) -> Closing | None:
         text = not self._opcode & 8 and self._decoder is not None
         if text or self._opcode == _CLOSE:
             plain = _unmasked(piece, self._mask, self._offset) if self._mask else piece
@@ -241,10 +241,10 @@ class InspectedFrames(Frames):
             if not text:
                 self._close += plain
             elif not self._decodes(plain, final=False):
-                return Violation(1007, "text is not UTF-8")
+                return Closing(1007, "text is not UTF-8")
         return None
 
-    def _end(self) -> Violation | None:
+    def _end(self) -> Closing | None:
         """The frame is complete."""
         if self._opcode == _CLOSE:
             self.closed = True
@@ -252,7 +252,7 @@ class InspectedFrames(Frames):
         if not self._opcode & 8 and self._final:
             self._message = 0
             if self._decoder is not None and not self._decodes(b"", final=True):
-                return Violation(1007, "text is not UTF-8")
+                return Closing(1007, "text is not UTF-8")
         return None
 
     def _decodes(self, plain: bytes, *, final: bool) -> bool:
@@ -271,17 +271,17 @@ def _head_size(data: bytes, at: int) -> int:
     return 2 + (0 if length < 126 else 2 if length == 126 else 8) + (second >> 5 & 4)
 
 
-def _flaw_of_close(payload: bytes) -> Violation | None:
+def _flaw_of_close(payload: bytes) -> Closing | None:
     """What is wrong with the payload of a Close frame (sections 5.5.1 and 7.4)."""
     if not payload:
         return None
     code = int.from_bytes(payload[:2])
     if len(payload) == 1 or not (code in _CODES_IN_USE or 3000 <= code <= 4999):
-        return Violation(1002, "a Close frame without a proper code")
+        return Closing(1002, "a Close frame without a proper code")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        return Violation(1007, "the reason of a Close frame is not UTF-8")
+        return Closing(1007, "the reason of a Close frame is not UTF-8")
     return None
 
 

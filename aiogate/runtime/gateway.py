@@ -91,6 +91,8 @@ class Status:
     control: str
     requests_running: int
     connections: int
+    tunnels: int
+    """WebSockets that are open."""
     draining: bool
     last_reload: ReloadVerdict | None
     fallback: str = ""
@@ -263,6 +265,7 @@ class Gateway:
             control=self.control_address,
             requests_running=sum(api.lease.active for api in table.apis.values()),
             connections=self.connections(),
+            tunnels=self.services.metrics.tunnels_open,
             draining=self.draining,
             last_reload=self.last_reload,
             fallback=str(self.fallback or ""),

@@ -160,6 +160,7 @@ async def serving(
             hello=lambda: hello(gateway),
             pools=gateway.services.upstreams,
             options=listener_options(settings),
+            sessions=gateway.sessions,
             account=Account(gateway.services.metrics, gateway.clock, gateway.access_log),
         )
         control = web.AppRunner(doors(gateway), access_log=None, keepalive_timeout=75.0)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
@@ -80,6 +80,7 @@ class SessionDirectory:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._absent: OrderedDict[str, tuple[float, LookupFailure]] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
+        self._listeners: list[Callable[[str], None]] = []
 
     def cached(self, org: str, name: str, policies: PolicySet) -> Session | LookupFailure | None:
         """What is known without asking the store; None: ask `find`."""
@@ -101,7 +102,18 @@ class SessionDirectory:
         known = self.cached(org, name, policies)
         if known is not None:
             return known
-        name_hash = stored_name(org, name)
+        return await self._looked_up(stored_name(org, name), policies)
+
+    def known(self, name_hash: str, policies: PolicySet) -> Session | LookupFailure | None:
+        """Like `cached`, by the stored name."""
+        entry = self._entries.get(name_hash)
+        return self._known_absent(name_hash) if entry is None else self._checked(name_hash, entry, policies)
+
+    async def current(self, name_hash: str, policies: PolicySet) -> Session | LookupFailure:
+        """Like `find`, by the stored name: what has become of a session."""
+        return self.known(name_hash, policies) or await self._looked_up(name_hash, policies)
+
+    async def _looked_up(self, name_hash: str, policies: PolicySet) -> Session | LookupFailure:
         while True:
             flight = self._flights.get(name_hash)
             if flight is None:
@@ -124,9 +136,12 @@ class SessionDirectory:
 
         Give `name` a control character, such as a NUL, so that no record can have it.
         """
-        document = SessionDocument(org_id=org, apply_policies=tuple(policy_ids), alias=label)
-        session = lay_over(document, Record(stored_name(org, name), org, kind, label, b""), policies)
-        return LookupFailure(session.reason) if isinstance(session, PolicyProblem) else session
+        return _derived(Record(stored_name(org, name), org, kind, label, b""), tuple(policy_ids), policies)
+
+    def derived_again(self, session: Session, policies: PolicySet) -> Session | LookupFailure:
+        """What a session without a record comes to under these policies, which may be others."""
+        record = Record(session.name_hash, session.org, session.kind, session.label, b"")
+        return _derived(record, session.policies, policies)
 
     async def explain_missing(self, org: str, name: str) -> str:
         """Why there may be no record of `name`: for `why`, never for the client."""
@@ -173,6 +188,14 @@ class SessionDirectory:
     def forget(self, name_hash: str) -> None:
         """Drop what is cached under a stored name, because another node wrote it."""
         self._forget(name_hash)
+
+    def listen(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call `listener` with each stored name that is written, here or elsewhere. Returns the function that ends it.
+
+        It is called around the write, perhaps before it is done; it may not read the store at once.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def __len__(self) -> int:
         """How many sessions are cached."""
@@ -266,6 +289,8 @@ class SessionDirectory:
         self._read.pop(name_hash, None)
 
     def _forget(self, name_hash: str) -> None:
+        for listener in self._listeners:
+            listener(name_hash)
         self._drop(name_hash)
         self._absent.pop(name_hash, None)
         flight = self._flights.pop(name_hash, None)
@@ -278,5 +303,15 @@ def _compiled(record: Record, policies: PolicySet) -> Session | LookupFailure:
         document = parse_stored(record.document)
     except DocumentError as broken:
         return LookupFailure(f"the stored record cannot be read: {broken}")
+    return _laid_over(document, record, policies)
+
+
+def _laid_over(document: SessionDocument, record: Record, policies: PolicySet) -> Session | LookupFailure:
     session = lay_over(document, record, policies)
     return LookupFailure(session.reason) if isinstance(session, PolicyProblem) else session
+
+
+def _derived(record: Record, policy_ids: tuple[str, ...], policies: PolicySet) -> Session | LookupFailure:
+    document = SessionDocument(org_id=record.org, apply_policies=policy_ids, alias=record.label)
+    made = _laid_over(document, record, policies)
+    return replace(made, derived=True) if isinstance(made, Session) else made

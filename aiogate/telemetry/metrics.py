@@ -144,6 +144,11 @@ class Metrics:
         """The counts of the API of this id, made when it is first asked for."""
         return self._apis.setdefault(api, Counts())
 
+    @property
+    def tunnels_open(self) -> int:
+        """Tunnels of all APIs, of those too that a reload has removed."""
+        return sum(counts.tunnels_open for counts in self._apis.values())
+
     def tick(self, now: float, interval: float) -> None:
         """To be called from the event loop every `interval` seconds: how late it comes is the loop's lag."""
         if self._due:

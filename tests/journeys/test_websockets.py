@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from aiogate.testing import running_gateway
+from aiogate.testing import FakeClock, running_gateway
 
 
 @dataclass
@@ -136,3 +136,170 @@ async def test_counted_and_logged_at_its_end(chat: Chat, http: aiohttp.ClientSes
         assert 'aiogate_tunnels_total{api="chat"} 1' in text
         assert 'aiogate_requests_total{api="chat",status="1xx"} 1' in text
         assert 'aiogate_tunnel_ends_total{api="chat",reason="' in text
+
+
+# Who is let out
+
+
+def guarded(chat: Chat, more: str = "") -> dict[str, str]:
+    return {
+        "apis.d/chat.yaml": f"""
+            listen: /chat/
+            upstream: {chat.url}
+            auth: [basic, key]
+            {more}
+            """,
+        "apis.d/other.yaml": f"{{listen: /other/, upstream: '{chat.url}', auth: key}}",
+        "policies.d/gold.yaml": "{id: gold, access: {chat: {}, other: {}}}",
+        "policies.d/silver.yaml": "{id: silver, access: {other: {}}}",
+    }
+
+
+def rights(api: str) -> dict[str, object]:
+    return {"access_rights": {api: {"api_id": api, "versions": ["Default"]}}}
+
+
+async def closed(socket: aiohttp.ClientWebSocketResponse) -> tuple[int | None, str]:
+    """The Close frame that comes within 2 s: code and reason."""
+    message = await socket.receive(timeout=2)
+    assert message.type is aiohttp.WSMsgType.CLOSE, message
+    return message.data, str(message.extra)
+
+
+async def alive(socket: aiohttp.ClientWebSocketResponse) -> None:
+    await socket.send_str("still there?")
+    assert await socket.receive_str(timeout=5) == "still there?"
+
+
+@pytest.mark.parametrize(
+    "how,code,message",
+    [
+        ("delete", "key_unknown", "Access to this API has been disallowed"),
+        ("inactive", "key_inactive", "Key is inactive, please renew"),
+        ("access", "access_denied", "Access to this API has been disallowed"),
+        ("policy", "access_denied", "Access to this API has been disallowed"),
+        ("policy file", "access_denied", "Access to this API has been disallowed"),
+        ("policy gone", "key_unknown", "Access to this API has been disallowed"),
+    ],
+)
+async def test_75_a_websocket_ends_with_the_right_to_open_it(
+    chat: Chat, http: aiohttp.ClientSession, how: str, code: str, message: str
+) -> None:
+    async with running_gateway(guarded(chat)) as gateway:
+        key = await gateway.create_key(apply_policies=["gold"])
+        bystander = await gateway.create_key("chat", "other")
+        url = f"{gateway.url}/chat/"
+        async with (
+            http.ws_connect(url, headers={"Authorization": key}) as socket,
+            http.ws_connect(f"{gateway.url}/other/", headers={"Authorization": bystander}) as other,
+            http.ws_connect(url, headers={"Authorization": bystander}) as third,
+        ):
+            for one in (socket, other, third):
+                await alive(one)
+            change = {
+                "inactive": {"apply_policies": ["gold"], "is_inactive": True},
+                "access": rights("other"),
+                "policy": {"apply_policies": ["silver"]},
+            }
+            if how == "delete":
+                await gateway.revoke(key)
+            elif how == "policy file":
+                assert (await gateway.reload({"policies.d/gold.yaml": "{id: gold, access: {other: {}}}"})).ok
+            elif how == "policy gone":
+                gateway.remove("policies.d/gold.yaml")
+                assert (await gateway.reload()).ok
+            else:
+                assert (await gateway.tyk("PUT", f"/tyk/keys/{key}", change[how])).status == 200
+            assert await closed(socket) == (1008, message)
+            assert await chat.codes.get() == 1008
+            for one in (other, third):
+                await alive(one)
+            decision = await gateway.why(str(socket._response.headers["X-Request-Id"]))
+            assert (decision["code"], decision["step"]) == (code, "access")
+            assert decision["reason"].startswith("the WebSocket was closed: ")
+        text = (await gateway.tyk("GET", "/metrics")).text
+        assert 'aiogate_tunnel_ends_total{api="chat",reason="revoked"} 1' in text
+
+
+@pytest.mark.parametrize("brought_forward", [False, True])
+async def test_75_a_key_that_expires_while_its_websocket_is_open(
+    chat: Chat, http: aiohttp.ClientSession, brought_forward: bool
+) -> None:
+    clock = FakeClock()
+    async with running_gateway(guarded(chat), clock=clock) as gateway:
+        expires = int(clock.now()) + 100
+        key = await gateway.create_key("chat", expires=expires + 900 * brought_forward)
+        async with http.ws_connect(f"{gateway.url}/chat/", headers={"Authorization": key}) as socket:
+            if brought_forward:
+                change = {**rights("chat"), "expires": expires}
+                assert (await gateway.tyk("PUT", f"/tyk/keys/{key}", change)).status == 200
+            clock.advance(99)
+            await alive(socket)
+            await asyncio.sleep(0.6)
+            await alive(socket)
+            clock.advance(2)
+            assert await closed(socket) == (1008, "Key has expired, please renew")
+
+
+async def test_an_api_that_is_removed_and_one_that_is_changed(chat: Chat, http: aiohttp.ClientSession) -> None:
+    async with running_gateway(guarded(chat)) as gateway:
+        key = await gateway.create_key("chat", "other")
+        headers = {"Authorization": key}
+        async with (
+            http.ws_connect(f"{gateway.url}/chat/", headers=headers) as changed,
+            http.ws_connect(f"{gateway.url}/other/", headers=headers) as removed,
+        ):
+            gateway.remove("apis.d/other.yaml")
+            files = guarded(chat, "websocket: {origins: ['https://a.example']}")
+            del files["apis.d/other.yaml"]
+            for name in ("gold", "silver"):
+                files[f"policies.d/{name}.yaml"] = f"{{id: {name}, access: {{chat: {{}}}}}}"
+            assert (await gateway.reload(files)).ok
+            assert await closed(removed) == (1001, "the API was removed")
+            await alive(changed)
+            assert gateway.gateway.status().tunnels == 1
+
+
+async def test_origins(chat: Chat, http: aiohttp.ClientSession) -> None:
+    more = "websocket: {origins: ['https://app.example', 'https://*.app.example']}"
+    async with running_gateway(guarded(chat, more)) as gateway:
+        key = await gateway.create_key("chat")
+        url = f"{gateway.url}/chat/"
+        for origin in ("https://app.example", "https://x.app.example", None):
+            headers = {"Authorization": key} | ({"Origin": origin} if origin else {})
+            async with http.ws_connect(url, headers=headers) as socket:
+                await alive(socket)
+        asked = len(chat.requests)
+        handshake = {
+            "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": "https://evil.example",
+        }  # fmt: skip
+        reply = await gateway.get("/chat/", headers=handshake)
+        assert (reply.status, reply.code) == (403, "origin_denied")
+        why = await gateway.why(reply)
+        assert why["step"] == "websocket"
+        assert why["rule"].endswith("apis.d/chat.yaml:4:1")
+        assert "'https://evil.example'" in why["reason"]
+        plain = await gateway.get("/chat/", headers={"Origin": "https://evil.example", "Authorization": key})
+        assert plain.status == 400, "the upstream's word: a request that asks for no WebSocket is not ours to refuse"
+        assert len(chat.requests) == asked + 1
+
+
+async def test_switched_off(chat: Chat, http: aiohttp.ClientSession) -> None:
+    async with running_gateway(guarded(chat, "websocket: false")) as gateway:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await http.ws_connect(f"{gateway.url}/chat/")
+        assert refused.value.status == 403
+    assert not chat.requests
+
+
+async def test_limits_of_size_between_real_ends(chat: Chat, http: aiohttp.ClientSession) -> None:
+    async with running_gateway(guarded(chat, "websocket: {max_message: 1KiB}")) as gateway:
+        headers = {"Authorization": await gateway.create_key("chat")}
+        async with http.ws_connect(f"{gateway.url}/chat/", headers=headers, compress=15) as socket:
+            assert not socket.compress
+            await socket.send_bytes(bytes(1024))
+            assert await socket.receive_bytes(timeout=5) == bytes(1024)
+            await socket.send_bytes(bytes(1025))
+            assert await closed(socket) == (1009, "a message is over 1024 bytes")
+            assert await chat.codes.get() == 1001

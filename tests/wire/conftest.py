@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,7 +258,7 @@ class Api:
     """As much of a compiled API as the listener sees; its chain is itself."""
 
     org = "default"
-    definition = None
+    definition = SimpleNamespace(file="", expires=None, versions=None)
 
     def __init__(self, listen_path: str, upstream: CompiledUpstream | None, host: str | None = None) -> None:
         self.id = listen_path.strip("/").replace("/", "-") or "root"

@@ -12,6 +12,7 @@ import pytest
 
 from aiogate.errors import PROBLEMS
 from aiogate.proxy.listener import ListenerOptions
+from aiogate.proxy.tunnel import TunnelRules
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 MIB = 1024 * 1024
@@ -541,3 +542,119 @@ async def test_no_close_frame_behind_a_close_frame(gate, far):
     await gate.elapse(400)
     assert await client.rest() == b""
     await closed_with(reader, 1001, masked=True)
+
+
+# Limits, where a definition has some
+
+
+@pytest.fixture
+async def strict(wire, far):
+    return await wire.gate(port=far.port, tunnels=TunnelRules(max_frame=1000, max_message=1500))
+
+
+async def test_valid_frames_pass_the_inspection_as_they_are(strict, far):
+    client, reader, writer = await opened(strict, far, "Sec-WebSocket-Extensions: permessage-deflate")
+    assert b"Extensions" not in far.heads[0], "compressed frames could not be looked into"
+    up = (
+        frame("grüße".encode(), opcode=1, masked=True)
+        + frame(bytes(1000), masked=True)
+        + frame(b"", opcode=9, masked=True)
+    )
+    down = frame(b"a", opcode=1, final=False) + frame(b"", opcode=10) + frame(b"b", opcode=0) + frame(bytes(1000))
+    for at in range(0, len(up), 7):
+        await client.send(up[at : at + 7])
+    writer.write(down)
+    assert await exactly(reader, len(up)) == up
+    assert await exactly(client.reader, len(down)) == down
+
+
+@pytest.mark.parametrize(
+    "bad,code",
+    [
+        (frame(bytes(1001), masked=True), 1009),
+        (b"\x82\xff" + (2**30).to_bytes(8) + b"mask" + bytes(100), 1009),
+        ((frame(bytes(900), final=False, masked=True) + frame(bytes(900), opcode=0, masked=True)), 1009),
+        (frame(b"x"), 1002),
+        (frame(b"x", opcode=5, masked=True), 1002),
+        (frame(b"\xff\xfe", opcode=1, masked=True), 1007),
+    ],
+)
+async def test_75_a_client_that_breaks_the_rules_is_told_why(strict, far, until, bad, code):
+    client, reader, _ = await opened(strict, far)
+    await client.send(frame(b"ok", masked=True) + bad)
+    assert (await exactly(reader, 8))[:2] == b"\x82\x82"
+    await closed_with(client.reader, code)
+    if bad[:2] == b"\x02\xfe":
+        assert len(await exactly(reader, 908)) == 908, "the first part of the message"
+    assert await closed_with(reader, 1001, masked=True) == "the other side broke the rules"
+    await client.close()
+    await until(lambda: strict.listener.connections == 0)
+    assert strict.api.counts.tunnel_ends == {"violation": 1}
+
+
+async def test_75_an_upstream_that_breaks_the_rules(strict, far):
+    client, reader, writer = await opened(strict, far)
+    writer.write(frame(b"ok") + frame(bytes(1001)))
+    assert await exactly(client.reader, 4) == b"\x82\x02ok"
+    await closed_with(client.reader, 1001)
+    await closed_with(reader, 1009, masked=True)
+
+
+async def test_75_a_letter_that_breaks_off_in_the_middle_of_a_frame(strict, far):
+    client, reader, _ = await opened(strict, far)
+    whole = frame(bytes([65] * 500) + b"\xff" + bytes(99), opcode=1, masked=True)
+    await client.send(whole[:300])
+    assert len(await exactly(reader, 300)) == 300
+    await client.send(whole[300:])
+    assert await closed_with(client.reader, 1007) == "text is not UTF-8"
+    async with asyncio.timeout(5):
+        assert await reader.read() == b"", "no frame of ours in the middle of another"
+
+
+async def test_75_a_flood_of_empty_fragments_is_bounded(strict, far):
+    client, reader, _writer = await opened(strict, far)
+    flood = frame(b"x", final=False, masked=True) + frame(b"", opcode=0, final=False, masked=True) * 50_000
+    sending = asyncio.ensure_future(client.send(flood))
+    assert len(await exactly(reader, len(flood))) == len(flood)
+    await sending
+
+
+async def test_75_a_client_that_does_not_answer_a_ping_is_given_up(wire, far, until):
+    gate = await wire.gate(port=far.port, tunnels=TunnelRules(ping=30.0))
+    client, reader, _ = await opened(gate, far)
+    await gate.elapse(2)
+    await gate.elapse(34)
+    assert await exactly(client.reader, 2) == b"\x89\x00"
+    await client.send(frame(b"", opcode=10, masked=True))
+    assert len(await exactly(reader, 6)) == 6
+    await gate.elapse(66)
+    await gate.elapse(98)
+    assert await exactly(client.reader, 2) == b"\x89\x00"
+    await gate.elapse(130)
+    await closed_with(reader, 1001, masked=True)
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    assert gate.api.counts.tunnel_ends == {"unanswered": 1}
+
+
+async def test_a_lifetime(wire, far):
+    gate = await wire.gate(port=far.port, tunnels=TunnelRules(lifetime=60.0))
+    client, _reader, _ = await opened(gate, far)
+    await gate.elapse(59)
+    assert gate.api.counts.tunnels_open == 1
+    await gate.elapse(63)
+    await closed_with(client.reader, 1001)
+
+
+async def test_a_limit_of_tunnels(wire, far, until):
+    gate = await wire.gate(port=far.port, tunnels=TunnelRules(connections=2))
+    first, _, _ = await opened(gate, far)
+    await opened(gate, far)
+    late = await gate.client()
+    reply = await late.ask(handshake())
+    assert (reply.status, reply.code, reply["Retry-After"]) == (503, "overloaded", "1")
+    assert len(far.heads) == 2
+    await first.close()
+    await until(lambda: gate.api.counts.tunnels_open == 1)
+    await late.send(handshake())
+    assert (await late.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
