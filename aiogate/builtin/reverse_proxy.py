@@ -6,6 +6,7 @@ look below the package root, because the connection pool and the forwarder are t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from aiogate import BuildContext, Exchange, Middleware, MiddlewareKind, Model, Problem, Response, Stage, hookimpl
@@ -132,12 +133,13 @@ def compiled(declared: Upstream, leases: Leases, definition: Definition) -> Comp
         idle_timeout=timeouts.read,
         write_timeout=timeouts.write,
         total=timeouts.total,
-        tunnels=rules_of(definition.websocket),
+        tunnels=rules_of(definition.websocket, definition.upgrades),
     )
 
 
-def rules_of(declared: WebSocket) -> TunnelRules:
+def rules_of(declared: WebSocket, others: Iterable[str]) -> TunnelRules:
     return TunnelRules(
+        protocols=frozenset(("websocket", *others)),
         connections=declared.connections,
         idle=declared.idle,
         ping=declared.ping,

@@ -29,7 +29,7 @@ from aiogate.config.source import MAX_DIAGNOSTICS, Path, Source, show_path
 from aiogate.config.trust import FileDigest, Trust, read_trust
 from aiogate.config.units import Timestamp
 from aiogate.config.upstream import Upstream, UpstreamTimeouts
-from aiogate.config.websocket import WebSocket
+from aiogate.config.websocket import Protocol, WebSocket
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
 __all__ = [
@@ -168,6 +168,7 @@ class Definition:
     session_limits: SessionLimits
     strip_credentials: bool
     websocket: WebSocket
+    upgrades: tuple[str, ...]
     labels: Mapping[str, str]
     file: str
     digest: str
@@ -206,6 +207,7 @@ class Declaration(Model):
     session_limits: SessionLimits = SessionLimits()
     strip_credentials: bool = False
     websocket: WebSocket = WebSocket()
+    upgrades: tuple[Protocol, ...] = ()
     labels: Mapping[str, str] = Field(default_factory=dict)
 
 
@@ -243,6 +245,7 @@ def read_definition(source: Source, digest: str = "") -> Definition:
         session_limits=declared.session_limits,
         strip_credentials=declared.strip_credentials,
         websocket=declared.websocket,
+        upgrades=declared.upgrades,
         labels=declared.labels,
         file=source.file,
         digest="|".join((digest, *(content for _, content in reader.files))),

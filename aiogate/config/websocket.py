@@ -15,11 +15,12 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from aiogate.config.model import Model, mistake
 from aiogate.config.units import Duration, Size
 
-__all__ = ["Origin", "WebSocket", "canonical_origin"]
+__all__ = ["Origin", "Protocol", "WebSocket", "canonical_origin"]
 
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}|\*))?"
 )
+_PROTOCOL: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+(/[a-z0-9!#$%&'*+.^_`|~-]+)?")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _WORDS: Final = "an origin is a scheme and a host, such as `https://app.example.com` or `https://*.example.com`"
 
@@ -59,6 +60,23 @@ def _above_zero(number: float) -> float:
 
 _Wait = Annotated[Duration, AfterValidator(_above_zero)]
 _Some = Annotated[Size, AfterValidator(_above_zero)]
+
+
+def _parse_protocol(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise mistake("wrong_type", "should be the name of a protocol")
+    name = value.lower()
+    if _PROTOCOL.fullmatch(name) is None:
+        raise mistake("invalid_value", "is not a protocol's name", "as in the header `Upgrade`", show=True)
+    if name == "websocket":
+        raise mistake("invalid_value", "needs no mention", "WebSockets are what `websocket` is about")
+    if name.partition("/")[0] in ("h2c", "http", "tls"):
+        raise mistake("invalid_value", "would carry requests that no rule has seen", "leave it out", show=True)
+    return name
+
+
+Protocol = Annotated[str, BeforeValidator(_parse_protocol)]
+"""Another protocol that an `Upgrade` may ask for, in lower case."""
 
 
 class WebSocket(Model):

@@ -117,6 +117,7 @@ class ClientConnection(RequestHandler):
         "_task",
         "_trusted",
         "_tunnel",
+        "_waits",
     )
 
     def __init__(self, clients: Clients, listener: Listener, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
@@ -135,6 +136,8 @@ class ClientConnection(RequestHandler):
         self._request_id = ""
         self._exchanged: Exchange | None = None
         self._tunnel: Tunnel | None = None
+        self._waits = False
+        """Whether nothing came behind a request for another protocol than WebSocket: the parser would have lost it."""
         self._status = 0
         self._sent = 0
         self._code = ""
@@ -213,7 +216,7 @@ class ClientConnection(RequestHandler):
         try:
             exchange.api = api
             self._exchanged = exchange
-            if message.upgrade and payload is EMPTY_PAYLOAD:
+            if message.upgrade and payload is EMPTY_PAYLOAD and (self._upgraded or self._waits):
                 exchange.upgrade = Upgrade(message)
             response = await listener.answer(api.select(exchange), exchange)
             if exchange.upgrade is not None and exchange.upgrade.end is not None and response.status == 101:
@@ -352,6 +355,8 @@ class ClientConnection(RequestHandler):
         """Answer with 101 and be a tunnel until its end, which is the end of the connection too."""
         listener = self._listener
         assert exchange.api is not None
+        if not self._upgraded and (self._messages or self._head_size):
+            raise ConnectionResetError("the client spoke the other protocol before the switch, and the parser took it")
         protocol = Framing(b"Upgrade: %b\r\n" % upgrade.protocol.encode("latin-1"), bodiless=True)
         try:
             pairs = response.wire_headers()
@@ -572,6 +577,8 @@ class ClientConnection(RequestHandler):
             if isinstance(message, _ErrInfo) and not self._latest.is_eof():
                 # The parser does not tell a body's reader that the framing broke.
                 self._latest.set_exception(BodyBroken(str(message.exc)))
+            elif not isinstance(message, _ErrInfo) and message.upgrade:
+                self._waits = _ends_with_head(data)
             self._latest = payload
         elif self._latest.is_eof() and not self._upgraded and data:
             # A head in pieces: bounded in size, and in time from its first byte on.
@@ -592,6 +599,11 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
         if task is None or task.done():
             self._clients.left(self)
+
+
+def _ends_with_head(data: bytes) -> bool:
+    """Whether a read holds the end of one head, and nothing behind it."""
+    return data in (b"\n", b"\r\n", b"\n\r\n") or (len(data) > 3 and data.find(b"\r\n\r\n") == len(data) - 4)
 
 
 def _address(transport: asyncio.Transport) -> str:

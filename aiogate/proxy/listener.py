@@ -37,6 +37,7 @@ __all__ = ["Clients", "Listener", "ListenerOptions", "RuntimeUnfit", "check_runt
 
 _READ_AHEAD: Final = 64 * 1024
 _BACKLOG: Final = 1024
+_AT_ONCE: Final = 16
 
 
 class RuntimeUnfit(Exception):
@@ -138,7 +139,9 @@ class Listener:
                     await loop.create_server(clients, host, port, backlog=_BACKLOG, reuse_address=True)
                 )
             for sock in sockets:
-                self._servers.append(await loop.create_server(clients, sock=sock, backlog=_BACKLOG))
+                # asyncio accepts a backlog's worth of clients before it looks at the first.
+                self._servers.append(await loop.create_server(clients, sock=sock, backlog=_AT_ONCE))
+                sock.listen(_BACKLOG)
         except OSError:
             for server in self._servers:
                 server.close()

@@ -30,6 +30,7 @@ from aiogate.proxy.account import Account
 from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
 from aiogate.runtime import same_port
 from aiogate.runtime.assembly import all_mistakes, assemble
+from aiogate.runtime.descriptors import room_for
 from aiogate.runtime.gateway import Gateway
 from aiogate.runtime.last_good import Fallback, keep_each
 from aiogate.runtime.watch import Watcher
@@ -103,7 +104,8 @@ async def run(
     loop.add_signal_handler(signal.SIGINT, stopping)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     try:
-        async with serving(settings, read_settings, doors, cut=cut, fallback=fallback) as gateway:
+        room = room_for(settings.limits.connections)
+        async with serving(settings, read_settings, doors, cut=cut, fallback=fallback, connections=room) as gateway:
             # What the start has made is never looked through again: neither now nor in a pause between two requests.
             gc.freeze()
             gc.enable()
@@ -136,8 +138,11 @@ async def serving(
     clock: Clock | None = None,
     cut: asyncio.Event | None = None,
     fallback: Fallback | None = None,
+    connections: int | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway with its sockets open; at the end it drains, at most `timeouts.drain` seconds or until `cut` is set.
+
+    `connections` is how many clients there is room for; None: as many as the settings say.
 
     Raises `DiagnosticsFound` when it cannot start.
     """
@@ -159,7 +164,7 @@ async def serving(
             decide=gateway.store.decisions.append,
             hello=lambda: hello(gateway),
             pools=gateway.services.upstreams,
-            options=listener_options(settings),
+            options=listener_options(settings, connections),
             sessions=gateway.sessions,
             account=Account(gateway.services.metrics, gateway.clock, gateway.access_log),
         )
@@ -286,7 +291,7 @@ def hello(gateway: Gateway) -> tuple[int, bytes]:
     return 200, orjson.dumps({"status": "pass", "description": "aiogate"}) + b"\n"
 
 
-def listener_options(settings: Settings) -> ListenerOptions:
+def listener_options(settings: Settings, connections: int | None = None) -> ListenerOptions:
     timeouts, limits = settings.timeouts, settings.limits
     return ListenerOptions(
         trusted_proxies=settings.trusted_proxies,
@@ -295,7 +300,7 @@ def listener_options(settings: Settings) -> ListenerOptions:
         keepalive=timeouts.keepalive,
         send_stall=timeouts.send_stall,
         header_bytes=limits.header_bytes,
-        connections=limits.connections,
+        connections=limits.connections if connections is None else connections,
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from aiogate.chain.upgrades import websocket_step
-from aiogate.config.websocket import WebSocket
+from aiogate.config.websocket import Protocol, WebSocket
 
 
 class Asked:
@@ -100,3 +100,13 @@ def test_switched_off():
 def test_mistakes(wrong):
     with pytest.raises(ValidationError):
         WebSocket.model_validate(wrong)
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "HTTP/2.0", "TLS/1.2", "websocket", "a b", "", 7])
+def test_protocols_that_cannot_be_let_through(protocol):
+    with pytest.raises(ValidationError):
+        TypeAdapter(Protocol).validate_python(protocol)
+
+
+def test_a_protocol_is_one_in_any_case():
+    assert TypeAdapter(Protocol).validate_python("Foo/1.0") == "foo/1.0"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
+import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import pytest
@@ -303,3 +307,63 @@ async def test_limits_of_size_between_real_ends(chat: Chat, http: aiohttp.Client
             await socket.send_bytes(bytes(1025))
             assert await closed(socket) == (1009, "a message is over 1024 bytes")
             assert await chat.codes.get() == 1001
+
+
+async def test_a_token_ends_and_so_does_its_websocket(chat: Chat, http: aiohttp.ClientSession) -> None:
+    clock = FakeClock()
+    secret = "a secret of at least thirty-two bytes"
+    files = guarded(chat)
+    files["apis.d/chat.yaml"] = f"""
+        listen: /chat/
+        upstream: {chat.url}
+        auth: {{jwt: {{algorithms: HS256, key: {secret}, policy_claim: plan}}}}
+        """
+    async with running_gateway(files, clock=clock) as gateway:
+        url = f"{gateway.url}/chat/"
+
+        def bearer(seconds: int) -> dict[str, str]:
+            claims = {"sub": "anna", "plan": "gold", "exp": int(clock.now()) + seconds}
+            return {"Authorization": f"Bearer {signed(claims, secret)}"}
+
+        async with http.ws_connect(url, headers=bearer(60)) as short, http.ws_connect(url, headers=bearer(600)) as long:
+            clock.advance(59)
+            await alive(short)
+            await asyncio.sleep(0.6)
+            await alive(short)
+            clock.advance(2)
+            assert await closed(short) == (1008, "Key has expired, please renew")
+            await alive(long)
+            assert (await gateway.reload({"policies.d/other.yaml": "{id: other, access: {other: {}}}"})).ok
+            await asyncio.sleep(0.6)
+            await alive(long)
+            assert (await gateway.reload({"policies.d/gold.yaml": "{id: gold, access: {other: {}}}"})).ok
+            assert await closed(long) == (1008, "Access to this API has been disallowed")
+
+
+def signed(claims: dict[str, object], secret: str) -> str:
+    """A token, by hand."""
+
+    def part(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    text = part(b'{"alg":"HS256"}') + "." + part(json.dumps(claims).encode())
+    return f"{text}.{part(hmac.digest(secret.encode(), text.encode(), 'sha256'))}"
+
+
+@pytest.mark.slow
+async def test_a_stop_lets_websockets_run_until_the_limit(
+    start: Callable[..., Any], chat: Chat, http: aiohttp.ClientSession
+) -> None:
+    files = {
+        "apis.d/chat.yaml": f"{{listen: /chat/, auth: none, upstream: '{chat.url}'}}",
+        "aiogate.yaml": "timeouts: {drain: 1s}",
+    }
+    async with start(files) as gateway, http.ws_connect(f"{gateway.url}/chat/") as socket:
+        await alive(socket)
+        gateway.terminate()
+        await asyncio.sleep(0.5)
+        await alive(socket)
+        assert await closed(socket) == (1001, "the gateway stops")
+        assert await gateway.ended(3) == 0
+        assert "cut" not in gateway.log.read_text()
+    assert await chat.codes.get() == 1001

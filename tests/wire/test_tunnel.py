@@ -658,3 +658,99 @@ async def test_a_limit_of_tunnels(wire, far, until):
     await until(lambda: gate.api.counts.tunnels_open == 1)
     await late.send(handshake())
     assert (await late.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+
+
+# Other protocols, where a definition names them
+
+
+FOO = b"GET /api/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: Foo\r\n\r\n"
+
+
+@pytest.fixture
+async def foo(wire, far):
+    far.answer = Far.switching(protocol="Foo")
+    return await wire.gate(port=far.port, tunnels=TunnelRules(protocols=frozenset({"websocket", "foo"})))
+
+
+@pytest.mark.parametrize("cut", [None, len(FOO) - 1, len(FOO) - 2, len(FOO) - 3, 20])
+async def test_another_protocol_goes_through(foo, far, cut):
+    far.tail = b"hi"
+    client = await foo.client()
+    await client.send(FOO[:cut])
+    if cut is not None:
+        await asyncio.sleep(0.02)
+        await client.send(FOO[cut:])
+    head = await client.reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"\r\nUpgrade: foo\r\n" in head
+    assert await exactly(client.reader, 2) == b"hi"
+    reader, writer = await far.end()
+    await client.send(b"GET / HTTP/1.1\r\n\r\n")
+    assert await exactly(reader, 18) == b"GET / HTTP/1.1\r\n\r\n", "these are bytes, not a request"
+    writer.write(b"bye")
+    assert await exactly(client.reader, 3) == b"bye"
+    await foo.elapse(2)
+    await foo.elapse(400)
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    assert await asyncio.wait_for(reader.read(), 5) == b"", "no frame of ours in a protocol that has none"
+
+
+@pytest.mark.parametrize("early", [b"x", b"\r\n", b"\r\n\r\n", b"GET /api/y HTTP/1.1\r\nHost: a\r\n\r\n"])
+async def test_who_speaks_another_protocol_too_early_gets_none(foo, far, early):
+    """aiohttp's parser drops what stands behind such a head in one read: a tunnel would begin with a hole."""
+    far.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    client = await foo.client()
+    reply = await client.ask(FOO + early)
+    assert (reply.status, reply["Connection"]) == (200, "close")
+    assert b"Upgrade" not in far.heads[0]
+    assert await client.rest() == b""
+    assert len(far.heads) == 1
+
+
+@pytest.mark.parametrize("early", [b"x", b"\r\n", b"GET /api/y HTTP/1.1\r\nHost: a\r\n\r\n", b"\0\0\0\r\n\r\n"])
+async def test_who_speaks_before_the_switch_is_cut(foo, far, until, early):
+    release = asyncio.Event()
+
+    async def wait(exchange):
+        await release.wait()
+
+    foo.api.before = wait
+    client = await foo.client()
+    await client.send(FOO)
+    await until(lambda: foo.api.seen)
+    await client.send(early)
+    await asyncio.sleep(0.02)
+    release.set()
+    reader, _ = await far.end()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    with pytest.raises(ConnectionResetError):
+        await client.rest()
+    await until(lambda: foo.api.counts.tunnels_open == 0)
+
+
+# What is relied upon of aiohttp's private parts
+
+
+def test_the_parser_and_upgrades():
+    """Which behaviour of aiohttp `proxy/client.py` counts on; a change of it must not go unnoticed."""
+    from unittest.mock import Mock
+
+    from aiohttp._http_parser import HttpRequestParser
+
+    def fed(*pieces: bytes):
+        parser = HttpRequestParser(Mock(), Mock(), 65536, max_msg_queue_size=32)
+        return parser, [parser.feed_data(piece) for piece in pieces]
+
+    parser, [(messages, upgraded, tail)] = fed(handshake() + b"tail")
+    assert (messages[0][0].upgrade, upgraded, tail) == (True, True, b"tail")
+    parser.set_upgraded(False)
+    messages, upgraded, tail = parser.feed_data(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (messages[0][0].path, upgraded) == ("/next", False)
+
+    _, [(messages, upgraded, tail)] = fed(FOO + b"lost")
+    assert (messages[0][0].upgrade, upgraded, tail) == (True, False, b"")
+
+    body = handshake("Content-Length: 4")
+    _, [(first, before, _), (second, after, tail)] = fed(body + b"12", b"34tail")
+    assert (first[0][0].upgrade, before, second, after, tail) == (True, False, (), True, b"tail")
