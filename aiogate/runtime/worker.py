@@ -104,7 +104,7 @@ async def run(
     loop.add_signal_handler(signal.SIGINT, stopping)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     try:
-        room = room_for(settings.limits.connections)
+        room, complaint = room_for(settings.limits.connections)
         async with serving(settings, read_settings, doors, cut=cut, fallback=fallback, connections=room) as gateway:
             # What the start has made is never looked through again: neither now nor in a pause between two requests.
             gc.freeze()
@@ -112,6 +112,8 @@ async def run(
             reloads = loop.create_task(_reload_on(hangup, gateway))
             urls = ", ".join(f"http://{address}" for address in gateway.listen_addresses)
             print(f"aiogate ready: gateway {urls}, control http://{gateway.control_address}", flush=True)  # noqa: T201
+            if complaint:
+                _log.warning("%s", complaint)
             await stop.wait()
             reloads.cancel()
             _log.info("draining: %d connections", gateway.connections())
