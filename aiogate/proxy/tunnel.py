@@ -147,6 +147,7 @@ class UpstreamEnd(asyncio.Protocol):
         self._transport = transport
         self._tunnel: Tunnel | None = None
         # Paused first: a loop that reads on might do so by the old protocol's way.
+        self._paused = True
         transport.pause_reading()
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=_WRITE_AHEAD)
@@ -159,11 +160,15 @@ class UpstreamEnd(asyncio.Protocol):
         self._transport.write(data)
 
     def pause(self) -> None:
-        """Do not read. To be called only while it is read, as `resume` only while it is not."""
-        self._transport.pause_reading()
+        """Do not read."""
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
 
     def resume(self) -> None:
-        self._transport.resume_reading()
+        if self._paused and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
 
     def abort(self) -> None:
         if not self.lost:
@@ -261,7 +266,7 @@ class Tunnel:
             self.from_client(early)
         if upstream.lost:
             self.upstream_gone()
-        elif not self._client_full:
+        elif not self._client_full and not self.ended:
             upstream.resume()
 
     def from_client(self, data: bytes) -> None:
@@ -294,23 +299,23 @@ class Tunnel:
 
     def client_full(self) -> None:
         self._client_full = True
-        if not self._upstream.lost:
-            self._upstream.pause()
+        self._upstream.pause()
 
     def client_ready(self) -> None:
         self._client_full = False
         self._stalled_at = 0.0
-        if not self._upstream.lost:
-            self._upstream.resume()
+        self._upstream.resume()
 
     def upstream_full(self) -> None:
-        self._upstream_full = True
-        self._client.pause_reading()
+        if not self._upstream_full and not self._client.is_closing():
+            self._upstream_full = True
+            self._client.pause_reading()
 
     def upstream_ready(self) -> None:
-        self._upstream_full = False
-        self._stalled_at = 0.0
-        self._client.resume_reading()
+        if self._upstream_full and not self._client.is_closing():
+            self._upstream_full = False
+            self._stalled_at = 0.0
+            self._client.resume_reading()
 
     def upstream_gone(self) -> None:
         self._over("upstream")
