@@ -217,7 +217,8 @@ class ClientConnection(RequestHandler):
             exchange.api = api
             self._exchanged = exchange
             if message.upgrade and payload is EMPTY_PAYLOAD and (self._upgraded or self._waits):
-                exchange.upgrade = Upgrade(message)
+                if exchange.version_1_1:
+                    exchange.upgrade = Upgrade(message)
             response = await listener.answer(api.select(exchange), exchange)
             if exchange.upgrade is not None and exchange.upgrade.end is not None and response.status == 101:
                 return await self._switch(exchange, exchange.upgrade, response, message)

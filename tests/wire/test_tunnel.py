@@ -351,6 +351,20 @@ async def test_only_get_upgrades(wire, method):
     assert await client.is_open()
 
 
+async def test_http_1_0_knows_no_upgrade(wire):
+    gate = await wire.gate()
+    reply = await gate.ask(handshake("Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert (reply.status, reply["Connection"]) == (200, "keep-alive")
+    assert not gate.upstream.received[0].values("Upgrade")
+
+
+async def test_the_words_of_browsers(gate, far):
+    client = await gate.client()
+    spoken = handshake().replace(b"Connection: Upgrade", b"Connection: keep-alive, Upgrade")
+    await client.send(spoken.replace(b"Upgrade: websocket", b"Upgrade: WebSocket"))
+    assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+
+
 @pytest.mark.parametrize("body", [b"Content-Length: 40", b"Transfer-Encoding: chunked"])
 async def test_18_a_body_makes_it_an_ordinary_request(wire, body):
     """A tunnel that began behind a body would begin at another byte for each reader of it."""
