@@ -35,6 +35,8 @@ _log = logging.getLogger("aiogate.listener")
 
 INTERVAL: Final = 30.0
 """Seconds after which everything is asked again, whatever was heard: another node may have written."""
+RETRY: Final = 5.0
+"""Seconds after which a store that did not answer is asked again."""
 AT_A_TIME: Final = 200
 """Tunnels that are looked at before requests get their turn."""
 
@@ -146,7 +148,7 @@ class Tunnels:
             except StoreUnavailable as error:
                 # Nobody is let in meanwhile; who is in stays until there is an answer.
                 _log.warning("tunnels could not be looked at again: %s", error)
-                self._due = 0.0
+                self._due = asyncio.get_running_loop().time() + RETRY
                 break
             if number % AT_A_TIME == 0:
                 await asyncio.sleep(0)
@@ -196,6 +198,8 @@ class Tunnels:
                 return PROBLEMS["key_unknown"].because(reason)
             if found.kind != session.kind:
                 return PROBLEMS["key_unknown"].because(f"its session is of kind {found.kind} now")
+            if (found.password, found.secret) != (session.password, session.secret):
+                return PROBLEMS["auth_failed"].because("the password or secret was changed")
             watched.found(found)
         definition = watched.api.definition
         check = authorise(watched.api.id, versioned=definition.versions is not None, clock=self._clock)

@@ -367,3 +367,18 @@ async def test_a_stop_lets_websockets_run_until_the_limit(
         assert await gateway.ended(3) == 0
         assert "cut" not in gateway.log.read_text()
     assert await chat.codes.get() == 1001
+
+
+async def test_75_a_new_password_ends_what_the_old_one_opened(chat: Chat, http: aiohttp.ClientSession) -> None:
+    async with running_gateway(guarded(chat)) as gateway:
+        await gateway.create_user("anna", "first password", "chat")
+        headers = {"Authorization": "Basic " + base64.b64encode(b"anna:first password").decode()}
+        async with http.ws_connect(f"{gateway.url}/chat/", headers=headers) as socket:
+            await alive(socket)
+            change = {**rights("chat"), "tags": ["vip"]}
+            assert (await gateway.tyk("PUT", "/tyk/keys/anna", change)).status == 200
+            await asyncio.sleep(0.6)
+            await alive(socket)
+            change["basic_auth_data"] = {"password": "second password"}
+            assert (await gateway.tyk("PUT", "/tyk/keys/anna", change)).status == 200
+            assert await closed(socket) == (1008, "User not authorised")
