@@ -27,16 +27,18 @@ __all__ = ["chain", "plugins", "reload", "routes", "shadow", "status", "why"]
 _RELOAD_PATIENCE = 300.0
 
 
-@click.command(epilog=example("aiogate reload"))
+@click.command(epilog=example("aiogate reload", "aiogate reload --group"))
+@click.option("--group", is_flag=True, help="Call all gateways on the same Redis; the verdict is of this one.")
 @as_json
 @asks_gateway
-def reload(gateway: Client, /, as_json: bool) -> None:
+def reload(gateway: Client, /, group: bool, as_json: bool) -> None:
     """Ask the running gateway to read its files again, and wait for the verdict.
 
     Any mistake refuses the reload: it is printed, the exit code is 1, and the gateway goes on with what it serves.
     """
+    path = "/tyk/reload/group" if group else "/tyk/reload"
     try:
-        verdict = gateway.get("/tyk/reload", {"block": "true"}, _RELOAD_PATIENCE)
+        verdict = gateway.get(path, {"block": "true"}, _RELOAD_PATIENCE)
     except Refused as refused:
         if refused.status != 422:
             raise
@@ -73,7 +75,9 @@ def _print_diagnostics(diagnostics: Sequence[Mapping[str, Any]]) -> None:
 def status(gateway: Client, /, as_json: bool) -> None:
     """Show what the running gateway serves, since when, and how its last reload ended."""
     shown = gateway.get("/api/system/status")
+    nodes = gateway.get("/api/system/nodes")["nodes"]
     if as_json:
+        shown["nodes"] = nodes
         print_json(shown)
         return
     verdict = shown["last_reload"]
@@ -96,6 +100,28 @@ def status(gateway: Client, /, as_json: bool) -> None:
     )
     if verdict is not None:
         _print_diagnostics(verdict["diagnostics"])
+    if len(nodes) > 1:
+        click.echo()
+        _print_nodes(nodes)
+
+
+def _print_nodes(nodes: Sequence[Mapping[str, Any]]) -> None:
+    print_table(
+        ("NODE", "HOST", "PROCESS", "VERSION", "GENERATION", "LAST RELOAD", "HEALTH", "SEEN"),
+        [
+            (
+                f"{node['id']} (this one)" if node["own"] else node["id"],
+                node["host"],
+                node["pid"],
+                node["version"],
+                node["generation"],
+                "ok" if node["last_reload_ok"] else "refused",
+                node["health"],
+                f"{node['seen_seconds_ago']:g} s ago",
+            )
+            for node in nodes
+        ],
+    )
 
 
 def _ejected(target: Mapping[str, Any]) -> str:

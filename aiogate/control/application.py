@@ -41,7 +41,7 @@ _log = logging.getLogger("aiogate.control")
 MAX_BODY: Final = 1024 * 1024
 """Largest accepted body, in bytes."""
 
-_OPERATOR_PATHS: Final = frozenset({"/api/system/status", "/api/system/status/"})
+_OPERATOR_PATHS: Final = frozenset(f"/api/system/{name}{slash}" for name in ("status", "nodes") for slash in ("", "/"))
 """Dashboard paths that the command line asks with the gateway's secret: it may have no dashboard user."""
 
 

@@ -118,7 +118,7 @@ def _described(path: str, shown: str, method: str, operation: Operation) -> dict
     elif surface is DASHBOARD:
         statuses.add(401)
         security = [{"access_key": []}, {"bearer": []}]
-        if path == "/api/system/status":
+        if path in ("/api/system/status", "/api/system/nodes"):
             security.append({"secret": []})
     else:
         security = []

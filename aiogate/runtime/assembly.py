@@ -22,6 +22,7 @@ from aiogate.runtime.access import DashboardUser, DashboardUsers, kept_secret
 from aiogate.runtime.gateway import Gateway
 from aiogate.runtime.health import HealthSampler
 from aiogate.runtime.last_good import Fallback
+from aiogate.runtime.peers import GatewayListener
 from aiogate.runtime.plugin_hooks import PluginHooks
 from aiogate.runtime.reload import Generation, Loader, in_small_turns
 from aiogate.stores.base import Store, StoreUnavailable
@@ -80,6 +81,8 @@ async def assemble(
         )
         try:
             await gateway.start()
+            if store.peers is not None:
+                store.peers.begin(GatewayListener(gateway))
             yield gateway
         finally:
             await gateway.plugins.stop()
@@ -99,6 +102,7 @@ def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
             clock,
             fresh=settings.sessions.cache if store.counters.asks else None,
             stale=settings.sessions.stale,
+            announce=store.peers.written if store.peers is not None else None,
         ),
         counters=store.counters,
         passwords=Passwords(cost=settings.passwords.cost, cache_seconds=settings.passwords.cache, clock=clock),

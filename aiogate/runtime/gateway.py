@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from aiogate.runtime.reload import (
     retire,
     settle,
 )
+from aiogate.stores.base import Node
 from aiogate.telemetry.metrics import exposition
 
 if TYPE_CHECKING:
@@ -248,6 +250,22 @@ class Gateway:
                 del old
                 await asyncio.to_thread(let_go, parts)
         return change
+
+    def node(self, id: str = "") -> Node:
+        """What others see of this gateway; `id` is its name among them."""
+        last = self.last_reload
+        return Node(
+            id=id or f"{os.getpid()}",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=version("aiogate"),
+            generation=self.current.table.generation,
+            started=self.started,
+            health="draining" if self.draining else "serving",
+            last_reload_ok=last is None or last.ok,
+            control=self.control_address,
+            own=True,
+        )
 
     def status(self) -> Status:
         table = self.current.table

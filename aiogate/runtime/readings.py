@@ -83,6 +83,10 @@ def _gauges(gateway: Gateway) -> list[Family]:
             "aiogate_access_log_dropped_total", "counter", "Lines of the access log that were not written.",
             [Sample(gateway.access_log.lost if gateway.access_log is not None else 0)],
         ),
+        Family(
+            "aiogate_store_up", "gauge", "0 while the store cannot be asked or written, otherwise 1.",
+            [Sample(int(not gateway.store.trouble))],
+        ),
         Family("aiogate_sessions_cached", "gauge", "Sessions kept compiled.", [Sample(len(gateway.sessions))]),
         Family("process_start_time_seconds", "gauge", "Start, in epoch seconds.", [Sample(gateway.started)]),
         Family(

@@ -7,6 +7,7 @@ returns; counters may lose their last 50 ms when the process is killed; decision
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -14,7 +15,16 @@ if TYPE_CHECKING:
     from aiogate.domain.session import Record
     from aiogate.telemetry.decisions import Decision
 
-__all__ = ["CounterStore", "DecisionStore", "SessionStore", "Store", "StoreUnavailable"]
+__all__ = [
+    "CounterStore",
+    "DecisionStore",
+    "Listener",
+    "Node",
+    "Peers",
+    "SessionStore",
+    "Store",
+    "StoreUnavailable",
+]
 
 
 class StoreUnavailable(Exception):
@@ -99,6 +109,71 @@ class DecisionStore(Protocol):
     def dropped(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A gateway on a store, as the others see it."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    generation: int
+    started: float
+    """Epoch seconds."""
+    health: str
+    """`serving`, `draining`, or `lost`: it has not been seen for some seconds."""
+    last_reload_ok: bool
+    control: str
+    """Address of its control port, as it is bound there."""
+    seen_seconds_ago: float = 0.0
+    own: bool = False
+    """Whether it is the one that answers."""
+
+
+class Listener(Protocol):
+    """What a gateway does about what others tell it."""
+
+    def describe(self, id: str) -> Node:
+        """What others see of this gateway."""
+        ...
+
+    def forget(self, name_hash: str) -> None:
+        """A session was written or revoked elsewhere."""
+        ...
+
+    def distrust(self) -> None:
+        """Something may have been missed: nothing that is cached is believed."""
+        ...
+
+    def reload(self) -> None:
+        """Another gateway calls for a reload."""
+        ...
+
+
+class Peers(Protocol):
+    """The gateways that share a store."""
+
+    def begin(self, listener: Listener) -> None:
+        """Listen to the others, and be seen by them."""
+        ...
+
+    def written(self, name_hash: str) -> None:
+        """Tell the others that a session was written or revoked. Never waits, and may get lost."""
+        ...
+
+    async def reload(self) -> None:
+        """Tell the others to reload. Raises `StoreUnavailable`."""
+        ...
+
+    async def nodes(self) -> Sequence[Node]:
+        """All gateways, those included that were lost not long ago. Raises `StoreUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Be seen no more."""
+        ...
+
+
 class Store(Protocol):
     """One engine: the three protocols on one connection, opened and closed together."""
 
@@ -114,6 +189,16 @@ class Store(Protocol):
     @property
     def name(self) -> str:
         """`memory`, `sqlite`, …, for `status`."""
+        ...
+
+    @property
+    def peers(self) -> Peers | None:
+        """The other gateways on this store; None: it serves one."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why it does not do what it should at the moment; empty when it does."""
         ...
 
     @property

@@ -34,7 +34,9 @@ class MemoryStore:
     """Sessions, counters and decisions of one process, gone when it ends."""
 
     name = "memory"
+    trouble = ""
     needed = True
+    peers = None
 
     def __init__(self, clock: Clock) -> None:
         self._sessions = MemorySessions(clock)

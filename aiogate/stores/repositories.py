@@ -59,7 +59,8 @@ class SessionDirectory:
     5 s, or until it is written. Reads and writes raise `StoreUnavailable`.
 
     `fresh`: seconds for which a record is believed before it is read again, for a store that others write too; None:
-    for ever. While the store cannot be asked, a record that was read is used on for `stale` seconds.
+    for ever. While the store cannot be asked, a record that was read is used on for `stale` seconds. `announce` is told
+    the stored name of whatever was written here.
     """
 
     def __init__(
@@ -70,13 +71,16 @@ class SessionDirectory:
         capacity: int = 100_000,
         fresh: float | None = None,
         stale: float = 0.0,
+        announce: Callable[[str], None] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._capacity = capacity
         self._fresh = fresh
         self._stale = max(stale, fresh or 0.0)
+        self._announce = announce
         self._read: dict[str, float] = {}
+        self._distrusted = 0.0
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._absent: OrderedDict[str, tuple[float, LookupFailure]] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
@@ -146,7 +150,10 @@ class SessionDirectory:
     async def explain_missing(self, org: str, name: str) -> str:
         """Why there may be no record of `name`: for `why`, never for the client."""
         name_hash = stored_name(org, name)
-        reason = await self._missing_reason(org, name)
+        try:
+            reason = await self._missing_reason(org, name)
+        except StoreUnavailable as away:
+            reason = f"there is no record of that name in organisation {org!r} (more cannot be said: {away})"
         if name_hash in self._absent:
             self._absent[name_hash] = (self._absent[name_hash][0], LookupFailure(reason, missing=True))
         return reason
@@ -161,7 +168,7 @@ class SessionDirectory:
         try:
             await self._store.put(record)
         finally:
-            self._forget(record.name_hash)
+            self._written(record.name_hash)
 
     async def delete(self, name_hash: str) -> bool:
         """Forget a record at once. False: there was none."""
@@ -169,7 +176,7 @@ class SessionDirectory:
         try:
             return await self._store.delete(name_hash)
         finally:
-            self._forget(name_hash)
+            self._written(name_hash)
 
     async def page(
         self, *, org: str | None = None, api: str | None = None, prefix: str = "", after: str = "", limit: int = 100
@@ -197,6 +204,14 @@ class SessionDirectory:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    def distrust(self) -> None:
+        """Read every record again before it is believed, because a write elsewhere may have been missed."""
+        self._distrusted = self._clock.monotonic()
+        self._absent.clear()
+        for flight in self._flights.values():
+            flight.stale = True
+        self._flights.clear()
+
     def __len__(self) -> int:
         """How many sessions are cached."""
         return len(self._entries)
@@ -212,12 +227,17 @@ class SessionDirectory:
         return failure
 
     def _checked(self, name_hash: str, entry: _Entry, policies: PolicySet) -> Session | LookupFailure | None:
+        believed = entry[3]
+        if believed and (believed <= self._clock.monotonic() or self._read.get(name_hash, 0.0) < self._distrusted):
+            # Kept: it is used on when the store does not answer.
+            return None
+        return self._as_of(name_hash, entry, policies)
+
+    def _as_of(self, name_hash: str, entry: _Entry, policies: PolicySet) -> Session | LookupFailure | None:
+        """What an entry says under these policies; None: it has to be read for that."""
         known, outcome, delete_at, believed = entry
         if delete_at and delete_at <= self._clock.now():
             self._drop(name_hash)
-            return None
-        if believed and believed <= self._clock.monotonic():
-            # Kept: it is used on when the store does not answer.
             return None
         if known is not policies:
             if not isinstance(outcome, Session) or not policies.agrees_with(known, outcome.policies):
@@ -236,7 +256,7 @@ class SessionDirectory:
         # The store is asked again in a second, not by each request.
         entry = (known, outcome, delete_at, now + _STALE_SECONDS)
         self._entries[name_hash] = entry
-        return self._checked(name_hash, entry, policies)
+        return self._as_of(name_hash, entry, policies)
 
     def _take_off(self, name_hash: str) -> _Flight:
         flight = _Flight(asyncio.ensure_future(self._store.get(name_hash)))
@@ -287,6 +307,11 @@ class SessionDirectory:
     def _drop(self, name_hash: str) -> None:
         self._entries.pop(name_hash, None)
         self._read.pop(name_hash, None)
+
+    def _written(self, name_hash: str) -> None:
+        self._forget(name_hash)
+        if self._announce is not None:
+            self._announce(name_hash)
 
     def _forget(self, name_hash: str) -> None:
         for listener in self._listeners:

@@ -94,6 +94,7 @@ class SqliteStore:
 
     name = "sqlite"
     needed = True
+    peers = None
 
     def __init__(self, path: Path, clock: Clock, *, decisions: int = 10_000) -> None:
         self._path = path

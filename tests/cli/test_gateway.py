@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
+from uuid import uuid4
 
 import pytest
 
 from tests.cli.conftest import Serve
 from tests.cli.site import FILES, Site
+from tests.servers import RedisServer
 
 
 def asked(url: str, **headers: str) -> tuple[int, dict[str, str]]:
@@ -167,6 +170,29 @@ def test_a_reload_says_what_changed(changing: Site) -> None:
     out = changing.run("reload").stdout
     assert out.endswith(" serves: added new; changed hello; removed watched\n")
     assert asked(f"{changing.gateway}/new/")[0] == 200
+
+
+@pytest.mark.slow
+def test_gateways_on_one_redis_are_shown_and_reload_together(serve: Serve, redis_server: RedisServer) -> None:
+    files = FILES | {"aiogate.yaml": f"store: {redis_server.url}\nredis: {{prefix: '{uuid4().hex}:'}}\n"}
+    one, two = serve(files), serve(files)
+    deadline = time.monotonic() + 10
+    while len(one.json("status")["nodes"]) != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (two.folder / "apis.d" / "new.yaml").write_text("listen: /new/\nauth: none\nplugins: [{mock: {body: hi}}]\n")
+    (one.folder / "apis.d" / "hello.yaml").write_text("listen: /broken\n")
+    refused = one.run("reload", "--group", code=1).stdout
+    assert "generation 1 keeps serving" in refused
+    while [node["generation"] for node in one.json("status")["nodes"]] != [1, 2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert asked(f"{two.gateway}/new/")[0] == 200
+    head, mine, other = one.run("status").stdout.splitlines()[-3:]
+    assert head.split()[:2] == ["NODE", "HOST"]
+    assert "(this one)" in mine
+    assert [line.split()[-5] for line in (mine, other)] == ["refused", "ok"]
+    assert " serving " in other
 
 
 def test_a_reload_says_which_settings_wait(changing: Site) -> None:

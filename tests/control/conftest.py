@@ -21,7 +21,7 @@ from aiogate.control.application import application
 from aiogate.credentials.passwords import Passwords
 from aiogate.domain.policy import PolicySet
 from aiogate.errors import Diagnostic, DiagnosticsFound
-from aiogate.stores.base import Store
+from aiogate.stores.base import Node, Store
 from aiogate.stores.memory import MemoryStore
 from aiogate.stores.repositories import SessionDirectory
 from aiogate.telemetry.events import Event, EventBus
@@ -154,6 +154,9 @@ class Site:
             self.current.table = Table(generation, declared.policies, apis)
         self.last_reload = Verdict(not diagnostics, generation, self.clock.now(), 0.0, diagnostics)
         return self.last_reload
+
+    def node(self, id: str = "") -> Node:
+        return Node(id or "here", "host", 1, "0", 1, 0.0, "serving", True, "127.0.0.1:1", own=True)
 
     def status(self) -> Any:
         return {"generation": self.current.table.generation, "store": self.store.name, "last_reload": self.last_reload}

@@ -289,7 +289,7 @@ async def test_a_wrong_password_and_a_right_one(server: RedisServer, opened: Cal
 
 async def test_a_user_with_few_rights_is_enough(redis_server: RedisServer, opened: Callable[..., object]) -> None:
     """What docs/stores.md says that a user needs."""
-    rights = ("on", ">pw", "+@all", "-@dangerous", "~few:*")
+    rights = ("on", ">pw", "+@all", "-@dangerous", "~few:*", "&few:*")
     assert redis_server.say("ACL", "SETUSER", "gateway", *rights) == b"+OK\r\n"
     url = f"redis://gateway:pw@127.0.0.1:{redis_server.port}"
     store = await opened(redis_store(url, SystemClock(), "few:"))

@@ -237,3 +237,91 @@ async def test_pages_go_through(directory: SessionDirectory) -> None:
     assert await directory.organisations() == ["acme"]
     found = await directory.get_record(record("ada").name_hash)
     assert found is not None
+
+
+@pytest.fixture
+def shared(sessions: Counted, clock: FakeClock) -> SessionDirectory:
+    """A directory before a store that others write too."""
+    return SessionDirectory(sessions, clock, fresh=10.0, stale=60.0)
+
+
+async def test_a_record_that_others_may_write_is_read_again(
+    shared: SessionDirectory, sessions: Counted, clock: FakeClock
+) -> None:
+    await sessions.put(record())
+    await shared.find("acme", "ada", NONE)
+    clock.advance(9.9)
+    assert isinstance(shared.cached("acme", "ada", NONE), Session)
+    await sessions.delete(record().name_hash)
+    clock.advance(0.1)
+    assert shared.cached("acme", "ada", NONE) is None
+    assert isinstance(await shared.find("acme", "ada", NONE), LookupFailure)
+
+
+async def test_a_record_is_used_on_for_a_while_when_the_store_is_away(
+    shared: SessionDirectory, sessions: Counted, clock: FakeClock
+) -> None:
+    await sessions.put(record())
+    found = await shared.find("acme", "ada", NONE)
+    sessions.broken = True
+    clock.advance(59)
+    assert await shared.find("acme", "ada", NONE) is found
+    # Not every request asks a store that does not answer.
+    reads = sessions.reads
+    clock.advance(0.9)
+    assert shared.cached("acme", "ada", NONE) is found
+    assert sessions.reads == reads
+    clock.advance(0.2)
+    with pytest.raises(StoreUnavailable):
+        await shared.find("acme", "ada", NONE)
+    with pytest.raises(StoreUnavailable):
+        await shared.find("acme", "grace", NONE)
+    sessions.broken = False
+    assert isinstance(await shared.find("acme", "ada", NONE), Session)
+
+
+async def test_a_record_with_an_end_is_not_used_on_past_it(
+    shared: SessionDirectory, sessions: Counted, clock: FakeClock
+) -> None:
+    await sessions.put(record(delete_at=clock.now() + 20))
+    await shared.find("acme", "ada", NONE)
+    sessions.broken = True
+    clock.advance(20)
+    with pytest.raises(StoreUnavailable):
+        await shared.find("acme", "ada", NONE)
+
+
+async def test_after_a_gap_nothing_is_believed_but_used_on(
+    shared: SessionDirectory, sessions: Counted, clock: FakeClock
+) -> None:
+    await sessions.put(record())
+    found = await shared.find("acme", "ada", NONE)
+    await shared.find("acme", "grace", NONE)
+    clock.advance(1)
+    shared.distrust()
+    assert shared.cached("acme", "ada", NONE) is shared.cached("acme", "grace", NONE) is None
+    sessions.broken = True
+    assert await shared.find("acme", "ada", NONE) is found
+    sessions.broken = False
+    await sessions.delete(record().name_hash)
+    assert isinstance(await shared.find("acme", "ada", NONE), LookupFailure)
+
+
+async def test_a_read_that_began_before_a_gap_is_not_believed(shared: SessionDirectory, sessions: Counted) -> None:
+    await sessions.put(record())
+    sessions.gate = asyncio.Event()
+    asking = asyncio.ensure_future(shared.find("acme", "ada", NONE))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    shared.distrust()
+    await sessions.delete(record().name_hash)
+    sessions.gate.set()
+    assert isinstance(await asking, LookupFailure)
+
+
+async def test_every_write_is_announced(sessions: Counted, clock: FakeClock) -> None:
+    announced: list[str] = []
+    directory = SessionDirectory(sessions, clock, announce=announced.append)
+    await directory.put(record())
+    await directory.delete(record().name_hash)
+    assert announced == [record().name_hash] * 2

@@ -1,4 +1,4 @@
-"""`/api/system/status`: what `aiogate status` prints."""
+"""`/api/system/status` and `/api/system/nodes`: what `aiogate status` prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aiohttp import web
 from aiogate.control.describe import described
 from aiogate.control.envelopes import reply
 from aiogate.control.operations.gateway import ControlledGateway
+from aiogate.control.operations.nodes import nodes
 from aiogate.control.routes import Route
 
 __all__ = ["DashboardSystem"]
@@ -21,8 +22,12 @@ class DashboardSystem:
         self._gateway = gateway
 
     def routes(self) -> Iterable[Route]:
-        return [("GET", "/api/system/status", self.status)]
+        return [("GET", "/api/system/status", self.status), ("GET", "/api/system/nodes", self.nodes)]
 
     @described("Show the state of the gateway")
     async def status(self, request: web.Request) -> web.Response:
         return reply(self._gateway.status())
+
+    @described("List the gateways on this store")
+    async def nodes(self, request: web.Request) -> web.Response:
+        return reply({"nodes": await nodes(self._gateway)})

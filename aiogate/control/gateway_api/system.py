@@ -12,6 +12,7 @@ from aiogate.control.describe import described
 from aiogate.control.envelopes import gateway_ok, reply
 from aiogate.control.operations.gateway import ControlledGateway, ReloadVerdict
 from aiogate.control.operations.health import verdict_view
+from aiogate.control.operations.nodes import call_for_reload
 from aiogate.control.operations.reads import Reads
 from aiogate.control.requests import flag, json_object, text_field, whole_number
 from aiogate.control.routes import Route
@@ -36,7 +37,7 @@ class GatewaySystem:
     def routes(self) -> Iterable[Route]:
         return [
             ("GET", "/tyk/reload", self.reload),
-            ("GET", "/tyk/reload/group", self.reload),
+            ("GET", "/tyk/reload/group", self.reload_group),
             ("GET", "/tyk/health", self.health),
             ("GET", "/tyk/decisions", self.decisions),
             ("GET", "/tyk/decisions/{id:[^/]+}", self.decision),
@@ -50,13 +51,19 @@ class GatewaySystem:
 
     @described("Reload everything", query=("block",), refuses=(422,))
     async def reload(self, request: web.Request) -> web.Response:
-        """Queue a reload; with `block=true` wait for its verdict. One process: the group is this gateway."""
+        """Queue a reload; with `block=true` wait for its verdict."""
         if not flag(request, "block"):
             task = asyncio.get_running_loop().create_task(self._reload())
             self._queued.add(task)
             task.add_done_callback(self._queued.discard)
             return reply(gateway_ok())
         return _verdict_reply(await self._gateway.reload("control API"))
+
+    @described("Reload all gateways on this store", query=("block",), refuses=(422,))
+    async def reload_group(self, request: web.Request) -> web.Response:
+        """Call the others to reload, and do so here; with `block=true` wait for the verdict of this gateway."""
+        await call_for_reload(self._gateway)
+        return await self.reload(request)
 
     async def _reload(self) -> None:
         verdict = await self._gateway.reload("control API")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiogate.credentials.passwords import Passwords
     from aiogate.domain.policy import PolicySet
     from aiogate.errors import Diagnostic
-    from aiogate.stores.base import Store
+    from aiogate.stores.base import Node, Store
     from aiogate.stores.repositories import SessionDirectory
     from aiogate.telemetry.events import EventBus
 
@@ -173,6 +173,10 @@ class ControlledGateway(Protocol):
     def reload(self, reason: str) -> Awaitable[ReloadVerdict]: ...
 
     def status(self) -> Any: ...
+
+    def node(self, id: str = "") -> Node:
+        """What others see of this gateway."""
+        ...
 
     def routes_view(self, *, method: str | None = None, path: str | None = None, host: str | None = None) -> Any:
         """The route table; with a path, also which API, version and endpoint would take such a request, and why."""

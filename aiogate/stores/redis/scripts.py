@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from aiogate.stores.base import StoreUnavailable
 from aiogate.stores.redis.lane import Argument, Lane
 
-__all__ = ["APPEND", "DELETE", "PUT", "SWEEP", "TAKE", "Script"]
+__all__ = ["APPEND", "BEAT", "DELETE", "PUT", "SWEEP", "TAKE", "Script"]
 
 
 class Script:
@@ -164,3 +164,17 @@ redis.call('EXPIRE', KEYS[2], ARGV[2])
 """Append decisions and drop the oldest. Keys: the list, the hash by request. Arguments: how many are kept, seconds to
 live, then of each decision the request id, `1` or `0` for shadow, and the text. What a shadow rule would have refused
 is not why the request was refused: it does not replace what does."""
+
+BEAT: Final = Script("""
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+redis.call('ZADD', KEYS[1], string.format('%.6f', now), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', now - ARGV[3]))
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('SET', KEYS[3], ARGV[5], 'NX')
+return {redis.call('GET', KEYS[3]), redis.call('ZCOUNT', KEYS[1], string.format('%.6f', now - ARGV[4]), '+inf')}
+""")
+"""A gateway's sign of life. Keys: the set of gateways by when they were seen, its own line, the signing key.
+Arguments: its id, its line, seconds until it is forgotten, seconds until it is lost, a signing key in case there is
+none. Reply: the signing key, and how many gateways are not lost."""

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from aiogate.clock import Clock, SystemClock
 from aiogate.config.redis_url import RedisUrl
-from aiogate.stores.base import CounterStore, DecisionStore, SessionStore, StoreUnavailable
+from aiogate.stores.base import CounterStore, DecisionStore, Peers, SessionStore, StoreUnavailable
 from aiogate.stores.redis.counters import Absent, RedisCounters
 from aiogate.stores.redis.decisions import RedisDecisions
 from aiogate.stores.redis.lane import Lane
+from aiogate.stores.redis.peers import RedisPeers
 from aiogate.stores.redis.place import place_of
 from aiogate.stores.redis.scripts import TAKE
 from aiogate.stores.redis.sessions import RedisSessions
@@ -66,10 +67,12 @@ class RedisStore:
         )
         # A clock that a test moves is asked; the machines' clocks differ, so Redis's own goes before them.
         own_time = isinstance(clock, SystemClock)
-        absent = Absent(limits.rate, limits.quota, share_of(limits.share))
-        self._counters = RedisCounters(self._lane, self._side, f"{prefix}c:", absent, own_time=own_time)
         self._sessions = RedisSessions(self._lane, self._side, prefix, clock)
         self._decisions = RedisDecisions(self._side, prefix)
+        self._peers = RedisPeers(place, self._side, prefix, redis.connect_timeout)
+        share = limits.share
+        absent = Absent(limits.rate, limits.quota, self._even_share if share == "auto" else share_of(share))
+        self._counters = RedisCounters(self._lane, self._side, f"{prefix}c:", absent, own_time=own_time)
         self._ticking: asyncio.Task[None] | None = None
 
     @property
@@ -83,6 +86,13 @@ class RedisStore:
     @property
     def decisions(self) -> DecisionStore:
         return self._decisions
+
+    @property
+    def peers(self) -> Peers:
+        return self._peers
+
+    def _even_share(self) -> float:
+        return 1 / self._peers.live
 
     @property
     def trouble(self) -> str:
@@ -111,6 +121,7 @@ class RedisStore:
         self._ticking = None
         with contextlib.suppress(StoreUnavailable):
             await self._decisions.flush()
+        await self._peers.close()
         await asyncio.gather(self._lane.close(), self._side.close())
 
     async def _write_behind(self) -> None:
@@ -121,7 +132,7 @@ class RedisStore:
 
 
 def share_of(text: str) -> Callable[[], float]:
-    """The share that the setting means: a fraction; `auto` is the whole until other gateways are known."""
+    """The share that a fraction means."""
     above, _, below = text.partition("/")
-    share = 1.0 if text == "auto" else int(above) / int(below or 1)
+    share = int(above) / int(below or 1)
     return lambda: share
