@@ -79,7 +79,7 @@ plugins:
   - rate_limit: 1000000000/1m
 """
 _POLICY = """\
-access: {full: {versions: [v1]}, keyed: {}, basic: {}}
+access: {full: {versions: [v1]}, keyed: {}, basic: {}{more}}
 rate: 100000000/1m
 quota: 1000000000/30d
 """
@@ -132,7 +132,8 @@ def write(home: Path, upstream_port: int, apis: int, definitions: Mapping[str, s
         (home / "apis.d" / f"{name}.yaml").write_text(text.format(port=upstream_port))
     for number in range(apis):
         (home / "apis.d" / f"many-{number}.yaml").write_text(_MANY.format(port=upstream_port, number=number))
-    (home / "policies.d" / "bench.yaml").write_text(_POLICY)
+    more = "".join(f", {name}: {{}}" for name in definitions)
+    (home / "policies.d" / "bench.yaml").write_text(_POLICY.replace("{more}", more))
     (home / "plugins" / "bench_step.py").write_text(_STEP_PLUGIN)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
+import json
 import math
 import os
 import sqlite3
@@ -14,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -41,6 +44,12 @@ request = function()
   n = n % #keys + 1
   return wrk.format("GET", nil, {{["Authorization"] = keys[n]}})
 end
+"""
+_TOKENS = """\
+listen: /tokens/
+upstream: http://127.0.0.1:{{port}}/
+auth: {{{{jwt: {{{{algorithms: RS256, key: {key}, default_policies: bench}}}}}}}}
+session_limits: {{{{rate: false, quota: false}}}}
 """
 _MANY_APIS = """\
 local n = 0
@@ -219,6 +228,47 @@ async def steps(bench: Bench) -> None:
             f"one more synchronous middleware (of {STEPS})", f"{cost:.2f} µs ({min(pairs):.2f} to {max(pairs):.2f})"
         )
         bench.target("one more synchronous middleware", cost, 1.0, 0.3, at_most=True, unit=" µs")
+
+
+async def tokens(bench: Bench) -> None:
+    """What a token that was verified before costs beside a key, in turns."""
+    definition = _TOKENS.format(key=json.dumps(signing_key().as_pem(private=False).decode()))
+    async with ours(bench.upstream, definitions={"tokens": definition}) as gateway:
+        keyed = _mine(gateway, "keyed")
+        signed = _mine(gateway, "tokens", {"Authorization": f"Bearer {token()}"})
+        ratios = []
+        for subject in (keyed, signed):
+            await _answers(subject)
+            await warm_up(subject, 64)
+        for _ in range(bench.rounds + 2):
+            key, jwt = [
+                (await hit(each.url, each.pid, seconds=bench.seconds, headers=each.headers)).per_cpu_second
+                for each in (keyed, signed)
+            ]
+            ratios.append(key / jwt)
+        cost = statistics.median(ratios)
+        bench.fact("a remembered RS256 token beside a key", f"{cost:.3f} × ({min(ratios):.3f} to {max(ratios):.3f})")
+        bench.target("a remembered token, CPU per request, of key auth", cost, 1.10, 1.05, at_most=True)
+
+
+@functools.cache
+def signing_key() -> Any:
+    from joserfc.jwk import RSAKey
+
+    return RSAKey.generate_key(2048)
+
+
+def token() -> str:
+    """A token as issuers make them, with a dozen claims, that holds for a day."""
+    from joserfc import jwt
+
+    now = int(time.time())
+    claims = {
+        "iss": "https://login.example.com/", "sub": "5d1c0b2e-6f1f-4a6a-9b55-0f7f0f3d6d3a", "aud": ["api", "account"],
+        "iat": now, "nbf": now, "exp": now + 86400, "jti": "c0a8012e-7d1c-4c1b-8f7e-000000000001", "azp": "web",
+        "scope": "openid profile email", "email": "anna@example.com", "name": "Anna Example", "acr": "1",
+    }  # fmt: skip
+    return jwt.encode({"alg": "RS256", "typ": "JWT"}, claims, signing_key())
 
 
 async def warm_up(subject: Subject, connections: int) -> None:
@@ -468,6 +518,7 @@ ROWS: Mapping[str, Row] = {
     "apis": Row(many_apis),
     "keys": Row(many_keys),
     "steps": Row(steps),
+    "tokens": Row(tokens),
     "latency": Row(latency),
     "start": Row(start),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -23,6 +24,13 @@ BASE = {"api_id": "a", "version_data": UNVERSIONED, "proxy": PROXY}
 PLAIN = {"id": "a", "listen": "/a/", "upstream": "http://127.0.0.1:9001/", "auth": "key"}
 V = {"v1": {"expires": "2027-01-31 00:00"}, "v2": {"override_target": "http://127.0.0.1:9002/"}}
 LIST = {"v1": {"expires": "2027-01-31T00:00:00Z"}, "v2": {"upstream": "http://127.0.0.1:9002/"}}
+
+
+SECRET = "a secret of at least thirty-two bytes"
+
+
+def in_base64(text):
+    return base64.b64encode(text.encode()).decode()
 
 
 def versioned(**definition):
@@ -69,6 +77,45 @@ MAPPED = {
     "source-new": (
         {"auth_configs": {"authToken": {"disable_header": True, "use_param": True, "param_name": "q"}}},
         {"auth": {"key": {"header": None, "query": "q"}}},
+        [],
+    ),
+    "jwt-secret": (
+        {"enable_jwt": True, "jwt_signing_method": "hmac", "jwt_source": in_base64(SECRET + "${X}"),
+         "jwt_default_policies": ["gold"], "jwt_expires_at_validation_skew": 10, "auth": {"auth_header_name": "X-T"},
+         "auth_configs": {"authToken": {"auth_header_name": "X-Key"}}, "idp_client_id_mapping_disabled": True},
+        {"auth": {"jwt": {"algorithms": ["HS256", "HS384", "HS512"], "key": SECRET + "$${X}", "header": "X-T",
+                          "skew": {"exp": "10s"}, "default_policies": ["gold"]}}},
+        ["auth_configs.authToken.auth_header_name", "idp_client_id_mapping_disabled"],
+    ),
+    "jwt-set": (
+        {"enable_jwt": True, "jwt_signing_method": "rsa", "jwt_source": in_base64("https://a/keys"),
+         "jwt_identity_base_field": "mail", "jwt_policy_field_name": "plan", "jwt_client_base_field": "azp",
+         "jwt_expires_at_validation_skew": 5, "jwt_issued_at_validation_skew": 5, "jwt_skip_kid": True,
+         "jwt_not_before_validation_skew": 5, "scopes": {"jwt": {"scope_to_policy": {"r": "read"}}}},
+        {"auth": {"jwt": {"algorithms": ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"],
+                          "jwks": "https://a/keys", "identity": "mail", "skew": "5s", "policy_claim": "plan",
+                          "scopes": {"claim": "scope", "policies": {"r": "read"}}}}},
+        ["jwt_client_base_field", "jwt_skip_kid"],
+    ),
+    "jwt-sets": (
+        {"enable_jwt": True, "jwt_signing_method": "ecdsa", "jwt_client_base_field": "azp", "jwt_source": "x",
+         "jwt_jwks_uris": [{"url": "https://a/keys", "cache_timeout": 9}, {"url": "https://b/keys"}],
+         "jwt_scope_to_policy_mapping": {"w": "write"}, "jwt_scope_claim_name": "scp",
+         "auth_configs": {"jwt": {"use_cookie": True, "cookie_name": "t"}}, "auth": {"auth_header_name": "X-Old"}},
+        {"auth": {"jwt": {"algorithms": ["ES256", "ES384", "ES512"], "jwks": ["https://a/keys", "https://b/keys"],
+                          "cookie": "t", "client_claim": "azp",
+                          "scopes": {"claim": "scp", "policies": {"w": "write"}}}}},
+        ["auth.auth_header_name", "jwt_source"],
+    ),
+    "jwt-one-to-one": (
+        {"enable_jwt": True, "jwt_skip_kid": True, "jwt_policy_field_name": "plan", "jwt_scope_claim_name": "s"},
+        {"auth": {"jwt": {"algorithms": ["HS256", "HS384", "HS512"], "from_session": True, "kid_is_key": False}}},
+        ["jwt_policy_field_name", "jwt_scope_claim_name"],
+    ),
+    "jwt-and-key": (
+        {"enable_jwt": True, "use_standard_auth": True, "base_identity_provided_by": "jwt_claim"},
+        {"auth": {"all": [{"jwt": {"algorithms": ["HS256", "HS384", "HS512"], "from_session": True}}, "key"],
+                  "session_from": "jwt"}},
         [],
     ),
     "strip": ({"strip_auth_data": True}, {"strip_credentials": True}, []),
@@ -133,6 +180,23 @@ MAPPED = {
 
 REFUSED = {
     "jwt": ({"enable_jwt": True, "jwt_source": "x"}, ["enable_jwt", "jwt_source"]),
+    "jwt-short": (
+        {"enable_jwt": True, "jwt_source": in_base64("short"), "jwt_default_policies": ["gold"]},
+        ["jwt_source"],
+    ),
+    "jwt-secret-by-url": (
+        {"enable_jwt": True, "jwt_source": "https://a/keys", "jwt_default_policies": ["gold"]},
+        ["jwt_source"],
+    ),
+    "jwt-strange": (
+        {"enable_jwt": True, "jwt_signing_method": "rsa", "jwt_jwks_uris": [{}], "jwt_scope_to_policy_mapping": ["x"],
+         "jwt_expires_at_validation_skew": 301},
+        ["enable_jwt", "jwt_expires_at_validation_skew", "jwt_jwks_uris", "jwt_scope_to_policy_mapping"],
+    ),
+    "jwt-certificates": (
+        {"enable_jwt": True, "auth_configs": {"jwt": {"use_certificate": True}}},
+        ["auth_configs.jwt.use_certificate"],
+    ),
     "unknown": ({"some_new_thing": {"on": True}}, ["some_new_thing"]),
     "cache": ({"cache_options": {"enable_cache": True}}, ["cache_options"]),
     "plugins": ({"custom_middleware": {"pre": [{"name": "x"}]}}, ["custom_middleware.pre"]),

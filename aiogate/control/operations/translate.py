@@ -17,6 +17,7 @@ import yaml
 
 from aiogate.config.provenance import TRANSLATED, signed
 from aiogate.config.units import format_duration, format_timestamp
+from aiogate.control.operations import translate_auth
 from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS, UNLIMITED, Row, is_zero
 from aiogate.control.operations.tyk_plugins import api_plugins, rate_of, version_plugins
 
@@ -266,9 +267,9 @@ def _expiry(fields: _Fields, *path: str) -> float | None:
         return None
 
 
-_OURS: Final = {"basic": "use_basic_auth", "key": "use_standard_auth"}
+_OURS: Final = {"basic": "use_basic_auth", "jwt": "enable_jwt", "key": "use_standard_auth"}
 """The methods in Tyk's order, which decides whose session counts: that of the last."""
-_IDENTITIES: Final = {"basic_auth_user": "basic", "auth_token": "key"}
+_IDENTITIES: Final = {"basic_auth_user": "basic", "jwt_claim": "jwt", "auth_token": "key"}
 
 
 def _auth(fields: _Fields) -> Any:
@@ -277,11 +278,7 @@ def _auth(fields: _Fields) -> Any:
             fields.refuse("x_aiogate.auth", "contradicts use_keyless")
         return "none"
     names = [name for name, flag in _OURS.items() if fields.get(flag) is True]
-    if names and "key" not in names:
-        for place in ("auth", "auth_configs.authToken"):
-            fields.ignore_below(place, "keys are not asked for")
-    elif _object(fields.get("auth_configs", "authToken")):
-        fields.ignore_below("auth", "auth_configs.authToken stands in its place")
+    _ignore_unused_places(fields, names or ["key"])
     ours = fields.get("x_aiogate", "auth")
     if ours:
         if sorted(_methods(ours) & _OURS.keys()) != sorted(names):
@@ -295,6 +292,18 @@ def _auth(fields: _Fields) -> Any:
     if len(methods) == 1:
         return methods[0]
     return {"all": methods, "session_from": session_from or names[-1]}
+
+
+def _ignore_unused_places(fields: _Fields, names: Sequence[str]) -> None:
+    """`auth` is the old place of keys and of JWT; each has its own by now, and goes by that where it is written."""
+    own = {"key": "authToken", "jwt": "jwt"}
+    if "key" not in names:
+        fields.ignore_below("auth_configs.authToken", "keys are not asked for")
+    readers = [name for name in own if name in names]
+    if not readers:
+        fields.ignore_below("auth", "keys are not asked for")
+    elif all(_object(fields.get("auth_configs", own[name])) for name in readers):
+        fields.ignore_below("auth", f"auth_configs.{own[readers[0]]} stands in its place")
 
 
 def _methods(auth: Any) -> set[str]:
@@ -311,19 +320,9 @@ def _method(fields: _Fields, name: str) -> Any:
     if name == "basic":
         _only_authorization(fields)
         return "basic"
-    place = ("auth_configs", "authToken")
-    if not _object(fields.get(*place)):
-        place = ("auth", "")
-    source = _object(fields.get(*(step for step in place if step)))
-    header = _text(source.get("auth_header_name")) or "Authorization"
-    config: dict[str, Any] = {}
-    if source.get("disable_header") is True:
-        config["header"] = None
-    elif header != "Authorization":
-        config["header"] = header
-    for place_name, flag, named in (("query", "use_param", "param_name"), ("cookie", "use_cookie", "cookie_name")):
-        if source.get(flag) is True:
-            config[place_name] = _text(source.get(named)) or header
+    if name == "jwt":
+        return {"jwt": translate_auth.jwt(fields)}
+    config = translate_auth.places(_object(fields.get("auth_configs", "authToken")) or _object(fields.get("auth")))
     return {"key": config} if config else "key"
 
 

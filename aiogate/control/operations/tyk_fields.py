@@ -82,15 +82,21 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     **_rows("mapped", "use_keyless", kind="flag"),
     **_rows("mapped", "use_standard_auth use_basic_auth strip_auth_data", kind="flag", switch="!use_keyless"),
     "base_identity_provided_by": Row("mapped", kind="text", switch="!use_keyless"),
-    **_rows("refused", "enable_jwt use_oauth2 enable_signature_checking use_openid use_mutual_tls_auth "
+    "enable_jwt": Row("mapped", kind="flag", switch="!use_keyless"),
+    **_rows("refused", "use_oauth2 enable_signature_checking use_openid use_mutual_tls_auth "
             "custom_plugin_auth_enabled enable_coprocess_auth use_go_plugin_auth",
             note="this way of authentication", switch="!use_keyless"),
     "external_oauth": Row("refused", "this way of authentication", switch="external_oauth.enabled"),
-    **_rows("refused", "jwt_signing_method jwt_source jwt_jwks_uris jwt_identity_base_field jwt_identit_base_field "
-            "jwt_skip_kid jwt_policy_field_name jwt_client_base_field jwt_default_policies "
-            "jwt_issued_at_validation_skew jwt_expires_at_validation_skew jwt_not_before_validation_skew "
-            "jwt_scope_to_policy_mapping jwt_scope_claim_name scopes idp_client_id_mapping_disabled",
-            note="JWT", switch="enable_jwt"),
+    **_rows("mapped", "jwt_signing_method jwt_source jwt_identity_base_field jwt_identit_base_field "
+            "jwt_policy_field_name jwt_client_base_field jwt_scope_claim_name scopes.jwt.scope_claim_name",
+            kind="text", switch="enable_jwt"),
+    **_rows("mapped", "jwt_issued_at_validation_skew jwt_expires_at_validation_skew jwt_not_before_validation_skew",
+            kind="number", switch="enable_jwt"),
+    "jwt_skip_kid": Row("mapped", kind="flag", switch="enable_jwt"),
+    "jwt_default_policies": Row("mapped", kind="texts", switch="enable_jwt"),
+    **_rows("mapped", "jwt_jwks_uris jwt_scope_to_policy_mapping scopes.jwt.scope_to_policy", switch="enable_jwt"),
+    "scopes.oidc": Row("refused", "OpenID Connect", switch="use_openid"),
+    "idp_client_id_mapping_disabled": Row("ignored", "claims of clients are read where they are named"),
     **_rows("refused", "hmac_allowed_clock_skew hmac_allowed_algorithms", note="signatures",
             switch="enable_signature_checking"),
     "oauth_meta": Row("refused", "OAuth", switch="use_oauth2"),
@@ -100,20 +106,19 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     **{
         f"{place}.{name}": Row("mapped", kind=kind, switch=switch)  # type: ignore[arg-type]
         for place, switch in (("auth", "!use_keyless"), ("auth_configs.authToken", "!use_keyless"),
-                              ("auth_configs.basic", "use_basic_auth"))
+                              ("auth_configs.basic", "use_basic_auth"), ("auth_configs.jwt", "enable_jwt"))
         for name, kind in (("auth_header_name", "text"), ("disable_header", "flag"), ("use_param", "flag"),
                            ("param_name", "text"), ("use_cookie", "flag"), ("cookie_name", "text"))
     },
     **{
         f"{place}.{name}": Row("refused", note, switch="!use_keyless")
-        for place in ("auth", "auth_configs.authToken", "auth_configs.basic")
+        for place in ("auth", "auth_configs.authToken", "auth_configs.basic", "auth_configs.jwt")
         for name, note in (("use_certificate", "client certificates"), ("validate_signature", "signatures of keys"))
     },
     **{
         f"{place}.signature": Row("refused", "signatures of keys", switch=f"{place}.validate_signature")
-        for place in ("auth", "auth_configs.authToken", "auth_configs.basic")
+        for place in ("auth", "auth_configs.authToken", "auth_configs.basic", "auth_configs.jwt")
     },
-    "auth_configs.jwt": Row("refused", "JWT", switch="enable_jwt"),
     "auth_configs.hmac": Row("refused", "signatures", switch="enable_signature_checking"),
     "auth_configs.oauth": Row("refused", "OAuth", switch="use_oauth2"),
     "auth_configs.oidc": Row("refused", "OpenID Connect", switch="use_openid"),
