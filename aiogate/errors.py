@@ -139,6 +139,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
         400,
         "Session state is missing or unset! Please make sure that auth headers are properly applied",
     ),
+    Problem("signature_invalid", 400, "Authorization field missing, malformed or invalid", event="AuthFailure"),
     Problem("token_invalid", 403, "Key not authorized", event="AuthFailure"),
     Problem("token_algorithm", 403, "Key not authorized: Unexpected signing method", event="AuthFailure"),
     Problem("token_expired", 401, "Key not authorized: token has expired", event="AuthFailure"),

@@ -95,7 +95,8 @@ def wrong_kind(session: Session) -> Problem:
 
 def presented_by(config: Config, siblings: tuple[str, ...]) -> Callable[[Exchange], str | Problem | None]:
     """The function that finds the token of a request: the token, None, or a problem where two places differ."""
-    leaves_basic = "basic" in siblings
+    left = {"basic": "basic", "hmac": "signature"}
+    schemes_left = frozenset(scheme for method, scheme in left.items() if method in siblings)
     leaves_signed = not {"jwt", "oidc"}.isdisjoint(siblings)
 
     def of_header(value: str) -> str | None:
@@ -104,7 +105,7 @@ def presented_by(config: Config, siblings: tuple[str, ...]) -> Callable[[Exchang
         if scheme == "bearer" and rest:
             token = rest.strip()
             return None if leaves_signed and token.count(".") == 2 else token
-        if leaves_basic and scheme == "basic":
+        if scheme in schemes_left:
             return None
         return value.strip() or None
 

@@ -19,10 +19,12 @@ from aiogate.domain.session import Session, SessionDocument, SessionKind
 
 __all__ = [
     "counter_keys",
+    "generate_hmac_string",
     "generate_key",
     "is_name_hash",
     "kind_of",
     "name_mistake",
+    "needs_hmac_string",
     "org_mistake",
     "org_of_key",
     "stored_name",
@@ -50,6 +52,16 @@ def is_name_hash(text: str) -> bool:
 def generate_key(org: str) -> str:
     """A new key with 128 random bits: Tyk's base64 of `{"org", "id", "h"}` (spec/session.md section 2)."""
     return base64.b64encode(orjson.dumps({"org": org, "id": secrets.token_hex(16), "h": "sha256"})).decode("ascii")
+
+
+def generate_hmac_string() -> str:
+    """A new secret for signing requests, with 128 random bits: base64 of 32 hex digits, as Tyk makes them."""
+    return base64.b64encode(secrets.token_hex(16).encode()).decode("ascii")
+
+
+def needs_hmac_string(document: SessionDocument) -> bool:
+    """Whether a session is to sign requests and has nothing to sign with."""
+    return kind_of(document) == "hmac" and not document.hmac_string and not document.rsa_certificate_id
 
 
 def org_of_key(key: str) -> str | None:

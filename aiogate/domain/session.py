@@ -558,6 +558,7 @@ class Session:
     password_kind: str = ""
     secret: str = field(default="", repr=False)
     """What a session of kind `jwt` or `hmac` is signed with; never shown."""
+    rsa_certificate_id: str = ""
     policies: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -26,6 +26,7 @@ V = {"v1": {"expires": "2027-01-31 00:00"}, "v2": {"override_target": "http://12
 LIST = {"v1": {"expires": "2027-01-31T00:00:00Z"}, "v2": {"upstream": "http://127.0.0.1:9002/"}}
 
 
+LENIENT = {"require": [], "target": "path", "body_digest": "off", "refuse_replays": False}
 SECRET = "a secret of at least thirty-two bytes"
 
 
@@ -77,6 +78,19 @@ MAPPED = {
     "source-new": (
         {"auth_configs": {"authToken": {"disable_header": True, "use_param": True, "param_name": "q"}}},
         {"auth": {"key": {"header": None, "query": "q"}}},
+        [],
+    ),
+    "hmac": (
+        {"enable_signature_checking": True},
+        {"auth": {"hmac": {"algorithms": ["hmac-sha1", "hmac-sha256", "hmac-sha384", "hmac-sha512", "rsa-sha256"],
+                           "skew": None, **LENIENT}}},
+        [],
+    ),
+    "hmac-more": (
+        {"enable_signature_checking": True, "hmac_allowed_algorithms": ["hmac-sha256"], "hmac_allowed_clock_skew": 1500,
+         "auth_configs": {"hmac": {"auth_header_name": "X-S"}}, "use_basic_auth": True},
+        {"auth": {"all": ["basic", {"hmac": {"algorithms": ["hmac-sha256"], "skew": "1500ms", **LENIENT,
+                                             "header": "X-S"}}], "session_from": "hmac"}},
         [],
     ),
     "jwt-secret": (
@@ -180,6 +194,12 @@ MAPPED = {
 
 REFUSED = {
     "jwt": ({"enable_jwt": True, "jwt_source": "x"}, ["enable_jwt", "jwt_source"]),
+    "hmac-strange": (
+        {"enable_signature_checking": True, "hmac_allowed_algorithms": ["md5"], "hmac_allowed_clock_skew": 3600001,
+         "auth_configs": {"hmac": {"use_param": True, "disable_header": True}}},
+        ["auth_configs.hmac.disable_header", "auth_configs.hmac.use_param", "hmac_allowed_algorithms",
+         "hmac_allowed_clock_skew"],
+    ),
     "jwt-short": (
         {"enable_jwt": True, "jwt_source": in_base64("short"), "jwt_default_policies": ["gold"]},
         ["jwt_source"],

@@ -152,6 +152,8 @@ class DashboardKeys:
 
     async def _made(self, written: Written) -> web.Response:
         shown = await self._keys.view(written.record)
+        if written.hmac_string:
+            shown.data["hmac_string"] = written.hmac_string
         return reply(_key_data(shown, written.key, written.warnings))
 
     async def _document(self, request: web.Request, refusal: str) -> SessionDocument:

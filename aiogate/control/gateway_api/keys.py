@@ -146,7 +146,8 @@ def _name(request: web.Request) -> Name:
 
 
 def _written(written: Written, action: str) -> web.Response:
-    return reply(change(written.key, action, written.record.name_hash, written.warnings))
+    body = change(written.key, action, written.record.name_hash, written.warnings)
+    return reply({**body, "hmac_string": written.hmac_string} if written.hmac_string else body)
 
 
 def _changed(record: Record, action: str) -> web.Response:

@@ -17,9 +17,11 @@ from aiogate.control.operations.locks import Locks
 from aiogate.control.operations.names import Name, find, new_name, public_name, spelled
 from aiogate.domain.account import (
     counter_keys,
+    generate_hmac_string,
     generate_key,
     kind_of,
     name_mistake,
+    needs_hmac_string,
     org_mistake,
     stored_name,
     without_org,
@@ -61,6 +63,8 @@ class Written:
     key: str
     record: Record
     warnings: tuple[str, ...] = ()
+    hmac_string: str = ""
+    """A secret for signing requests that was generated for this record; told only here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +308,9 @@ class Keys:
         stored = parse_stored(existing.document) if existing is not None else None
         kind = kind_of(document)
         document = await self._with_hash(document, stored)
+        generated = generate_hmac_string() if needs_hmac_string(document) else ""
+        if generated:
+            document = document.changed(hmac_string=generated)
         document = as_written(document.changed(org_id=org), stored, self._policies, now)
         if options.keep and stored is not None:
             document = document.changed(quota_renews=stored.quota_renews, last_updated=stored.last_updated)
@@ -321,7 +328,8 @@ class Keys:
         await self._gateway.store.counters.reset(_to_reset(before, self._session(record), options))
         self._publish("TokenCreated" if existing is None else "TokenUpdated", record)
         told = name if existing is None else public_name(record)
-        return Written(told, record, self._warnings(effective_document(document, self._policies), org))
+        warnings = self._warnings(effective_document(document, self._policies), org)
+        return Written(told, record, warnings, generated)
 
     async def _with_hash(self, document: SessionDocument, stored: SessionDocument | None) -> SessionDocument:
         password = document.basic_auth_data.password

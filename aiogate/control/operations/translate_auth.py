@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from aiogate.config.units import format_duration
 
-__all__ = ["Fields", "jwt", "places"]
+__all__ = ["Fields", "hmac", "jwt", "places"]
 
 
 class Fields(Protocol):
@@ -75,6 +75,31 @@ def jwt(fields: Fields) -> Mapping[str, Any]:
     if not policies:
         fields.refuse("enable_jwt", "no field says which policy a token has: nobody could come in")
     return config | policies
+
+
+_SIGNATURES: Final = ("hmac-sha1", "hmac-sha256", "hmac-sha384", "hmac-sha512", "rsa-sha256")
+_LONGEST_CLOCK_SKEW: Final = 3_600_000
+
+
+def hmac(fields: Fields) -> Mapping[str, Any]:
+    """The configuration of the method `hmac`, with the switches that make it as lenient as Tyk's."""
+    allowed = fields.get("hmac_allowed_algorithms") or list(_SIGNATURES)
+    if not isinstance(allowed, list) or not set(allowed) <= set(_SIGNATURES):
+        fields.refuse("hmac_allowed_algorithms", f"known: {', '.join(_SIGNATURES)}")
+    config: dict[str, Any] = {"algorithms": allowed, "skew": None}
+    skew = fields.get("hmac_allowed_clock_skew")
+    if isinstance(skew, (int, float)) and not isinstance(skew, bool) and skew > 0:
+        if skew > _LONGEST_CLOCK_SKEW:
+            fields.refuse("hmac_allowed_clock_skew", f"is at most {_LONGEST_CLOCK_SKEW} milliseconds")
+        config["skew"] = format_duration(float(skew) / 1000)
+    source = fields.get("auth_configs", "hmac")
+    place = places(source if isinstance(source, Mapping) else {})
+    for name in place.keys() - {"header"} | {name for name in place if place[name] is None}:
+        fields.refuse(f"auth_configs.hmac.{_SWITCHES[name]}", "a signature stands in a header")
+    return {**config, "require": [], "target": "path", "body_digest": "off", "refuse_replays": False, **place}
+
+
+_SWITCHES: Final = {"header": "disable_header", "query": "use_param", "cookie": "use_cookie"}
 
 
 def _keys(fields: Fields, *, symmetric: bool) -> Mapping[str, Any]:
