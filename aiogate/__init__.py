@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aiogate.config.units import Duration, Pattern, Rate, Size, Timestamp
     from aiogate.credentials.jose import Token
     from aiogate.credentials.places import Places
+    from aiogate.credentials.rights import TokenRights
     from aiogate.domain.limits import Bucket
     from aiogate.domain.session import Grant, Session
     from aiogate.errors import PROBLEMS, Problem
@@ -68,6 +69,7 @@ __all__ = [
     "Stage",
     "Timestamp",
     "Token",
+    "TokenRights",
     "hookimpl",
 ]
 
@@ -81,6 +83,7 @@ _MODULES: Final = (
     "config.units",
     "credentials.jose",
     "credentials.places",
+    "credentials.rights",
     "domain.limits",
     "domain.session",
     "errors",

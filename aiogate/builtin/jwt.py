@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -39,6 +40,7 @@ from aiogate import (
     Problem,
     Session,
     Token,
+    TokenRights,
     hookimpl,
 )
 
@@ -68,14 +70,7 @@ class Skews(Model):
         return exp, nbf, iat
 
 
-class Scopes(Model):
-    """Policies by scope. `claim` holds the scopes, a text with blanks between them or a list."""
-
-    claim: Text = "scope"
-    policies: Mapping[str, Text] = Field(min_length=1)
-
-
-class Config(Model):
+class Config(TokenRights):
     """Where the token stands, what it must be signed with, what it must say, and what it opens."""
 
     algorithms: Annotated[tuple[Algorithm, ...], _one_or_more, Field(min_length=1)]
@@ -91,11 +86,6 @@ class Config(Model):
     audience: Texts = ()
     require: Texts = ("exp",)
     skew: Skews = Skews()
-    identity: Text = "sub"
-    policy_claim: Text | None = None
-    client_claim: Text | None = None
-    scopes: Scopes | None = None
-    default_policies: Texts = ()
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
@@ -105,10 +95,9 @@ class Config(Model):
             raise ValueError("say where the keys come from: one of `key`, `jwks` and `from_session: true`")
         if self.jwks is not None and any(name.startswith("HS") for name in self.algorithms):
             raise ValueError("HS algorithms need a secret; what `jwks` publishes is known to everybody")
-        opens = self.policy_claim or self.client_claim or self.scopes or self.default_policies
-        if self.from_session and opens:
+        if self.from_session and self.opens:
             raise ValueError("with `from_session` the rights are those of the key, not of policies named here")
-        if not self.from_session and not opens:
+        if not self.from_session and not self.opens:
             raise ValueError(
                 "nothing says what a token opens: add `default_policies`, `policy_claim`, `client_claim` or `scopes`"
             )
@@ -141,9 +130,8 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     tokens, sessions = services.tokens, services.sessions
     close: Callable[[], None] | None = None
     if config.jwks is not None:
-        urls, lifetime = config.jwks, config.jwks_cache
-        keys = tokens.published_keys(urls, lifetime)
-        close = lambda: tokens.release(urls, lifetime)  # noqa: E731  (what was leased here is given back here)
+        keys = tokens.published_keys(config.jwks, config.jwks_cache)
+        close = partial(tokens.give_back, keys)
     elif config.key is not None:
         keys = tokens.written_keys(config.key, config.algorithms)
     else:
@@ -192,17 +180,17 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         if isinstance(until, Problem):
             return until
         generation = verifier.generation
-        identity = identity_of(token, config.identity)
+        identity = config.identity_of(token)
         if isinstance(identity, Problem):
             return identity
         client: Session | None = None
-        name = client_of(token)
+        name = config.client_of(token)
         if name is not None:
             found = await sessions.find(org, name, exchange.policies)
             client = found if isinstance(found, Session) and found.kind in ("key", "oauth") else None
             if client is None or client.inactive or not client.policies:
                 return PROBLEMS["token_policy"].because(no_client(config.client_claim or "", found))
-        policies = policies_of(config, token, client)
+        policies = config.policies_of(token, client)
         if isinstance(policies, Problem):
             return policies
         issuer = token.claims.get("iss")
@@ -214,14 +202,8 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         memory.put(text, Known(session, token.claims, exchange.policies, generation, name, client), until)
         return session
 
-    def client_of(token: Token) -> str | None:
-        if config.policy_claim is not None or config.client_claim is None:
-            return None
-        client = token.claim(config.client_claim)
-        return client if isinstance(client, str) and client else None
-
     async def by_session(exchange: Exchange, token: Token, text: str) -> Outcome:
-        name = token.kid if config.kid_is_key and token.kid else identity_of(token, config.identity)
+        name = token.kid if config.kid_is_key and token.kid else config.identity_of(token)
         if isinstance(name, Problem):
             return replace(name, status=404)
         found = await sessions.find(org, name, exchange.policies)
@@ -275,61 +257,6 @@ def of_header(siblings: tuple[str, ...]) -> Callable[[str], str | None]:
         return value if alone or value.count(".") == 2 else None
 
     return read
-
-
-def identity_of(token: Token, claim: str) -> str | Problem:
-    """Who the token is about: the claim, or else `sub`. The texts are Tyk's (spec/middleware.md section 2)."""
-    refusal = PROBLEMS["token_identity"]
-    for name in dict.fromkeys((claim, "sub")):
-        value = token.claim(name)
-        if value == "":
-            message = (
-                "found an empty user ID in sub claim"
-                if name == "sub"
-                else f"found an empty user ID in predefined base claim, claim: {name}"
-            )
-            return replace(refusal, message=message, detail=f"the claim `{name}` is an empty text")
-        if isinstance(value, str):
-            return value
-    return refusal.because(f"the token has no claim `{claim}`" + (" and no `sub`" if claim != "sub" else ""))
-
-
-def policies_of(config: Config, token: Token, client: Session | None) -> tuple[str, ...] | Problem:
-    """The policies that the token opens, in Tyk's order: its own claim, or its client's first one, and its scopes.
-
-    Default policies count when the token names none of these.
-    """
-    base: list[str] = []
-    if config.policy_claim is not None:
-        named = token.claim(config.policy_claim)
-        named = [named] if isinstance(named, str) else named
-        if named is not None and (not isinstance(named, list) or not all(isinstance(one, str) for one in named)):
-            return no_policy(
-                "no matching policy", f"the claim `{config.policy_claim}` is neither text nor a list of it"
-            )
-        base = [one for one in named or () if one]
-    elif client is not None:
-        base = [client.policies[0]]
-    scopes: list[str] = []
-    if config.scopes is not None:
-        said = token.claim(config.scopes.claim)
-        said = said.split() if isinstance(said, str) else said
-        scopes = [one for one in said if isinstance(one, str)] if isinstance(said, list) else []
-        base += [config.scopes.policies[scope] for scope in scopes if scope in config.scopes.policies]
-    policies = tuple(dict.fromkeys(base)) or config.default_policies
-    if policies:
-        return policies
-    if scopes and config.scopes is not None:
-        known = ", ".join(config.scopes.policies)
-        detail = f"the claim `{config.scopes.claim}` has {' '.join(scopes)[:200]!r}, known scopes: {known}"
-        return no_policy("no matching policy found in scope claim", detail)
-    claims = (config.policy_claim, config.client_claim, config.scopes.claim if config.scopes is not None else None)
-    looked = ", ".join(f"`{claim}`" for claim in claims if claim is not None)
-    return no_policy("no matching policy", f"the token names no policy in {looked}, and there is no default policy")
-
-
-def no_policy(message: str, detail: str) -> Problem:
-    return replace(PROBLEMS["token_policy"], message=f"key not authorized: {message}", detail=detail)
 
 
 def no_client(claim: str, found: Session | LookupFailure) -> str:

@@ -50,8 +50,8 @@ class Token:
 
     header: Mapping[str, Any]
     claims: Mapping[str, Any]
-    signed: bytes = field(repr=False)
-    signature: bytes = field(repr=False)
+    signed: bytes = field(default=b"", repr=False)
+    signature: bytes = field(default=b"", repr=False)
     broken: str = ""
 
     @property

@@ -19,10 +19,10 @@ import orjson
 
 from aiogate.clock import Clock
 from aiogate.credentials.jose import Key, fitting, keys_of_set
-from aiogate.credentials.outbound import Outbound, OutboundFailed
+from aiogate.credentials.outbound import Outbound, OutboundFailed, address_mistake
 from aiogate.errors import PROBLEMS, Problem
 
-__all__ = ["KeyRing", "PublishedKeys", "SeveralKeys", "WrittenKeys"]
+__all__ = ["KeyRing", "PublishedKeys", "SeveralKeys", "WrittenKeys", "discovered"]
 
 _log = logging.getLogger("aiogate.credentials")
 APART: Final = 30.0
@@ -74,7 +74,7 @@ class PublishedKeys:
         self._locate = locate
         self._outbound = outbound
         self._clock = clock
-        self._lifetime = max(lifetime, APART)
+        self.lifetime = lifetime
         self._keys: tuple[Key, ...] = ()
         self._digest = b""
         self._fetched = 0.0
@@ -84,7 +84,7 @@ class PublishedKeys:
 
     def find(self, algorithm: str, kid: str | None) -> Key | Problem | Awaitable[Key | Problem]:
         """See `KeyRing`."""
-        if self._keys and self._clock.monotonic() - self._fetched >= self._lifetime:
+        if self._keys and self._clock.monotonic() - self._fetched >= self.lifetime:
             self.refresh()
         found = fitting(self._keys, algorithm, kid, named=True)
         if isinstance(found, Key):
@@ -169,21 +169,21 @@ class SeveralKeys:
     """Several published sets as one: the first that holds the key."""
 
     def __init__(self, rings: Sequence[PublishedKeys]) -> None:
-        self._rings = tuple(rings)
+        self.rings = tuple(rings)
 
     @property
     def generation(self) -> int:
-        return sum(ring.generation for ring in self._rings)
+        return sum(ring.generation for ring in self.rings)
 
     def find(self, algorithm: str, kid: str | None) -> Key | Problem | Awaitable[Key | Problem]:
         """See `KeyRing`."""
-        for ring in self._rings:
+        for ring in self.rings:
             if ring.holds(algorithm, kid):
                 return ring.find(algorithm, kid)
         return self._ask_all(algorithm, kid)
 
     async def _ask_all(self, algorithm: str, kid: str | None) -> Key | Problem:
-        asked = [ring.find(algorithm, kid) for ring in self._rings]
+        asked = [ring.find(algorithm, kid) for ring in self.rings]
         answers = [one if isinstance(one, (Key, Problem)) else await one for one in asked]
         keys = [answer for answer in answers if isinstance(answer, Key)]
         if keys:
@@ -191,3 +191,25 @@ class SeveralKeys:
         problems = [answer for answer in answers if isinstance(answer, Problem)]
         # While one issuer is away, nobody can say that the token is wrong.
         return next((one for one in problems if one.status >= 500), problems[0])
+
+
+async def discovered(outbound: Outbound, issuer: str) -> str:
+    """The address of a provider's key set (OpenID Connect Discovery 1.0 section 4). Raises `OutboundFailed`."""
+    url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+    answer = await outbound.ask("GET", url, headers={"Accept": "application/json"}, most=MOST, within=WITHIN)
+    if answer.status != 200:
+        raise OutboundFailed(f"{url} answered with {answer.status}")
+    try:
+        document = orjson.loads(answer.body)
+    except orjson.JSONDecodeError as mistake:
+        raise OutboundFailed(f"{url} is not JSON: {mistake.msg}") from None
+    if not isinstance(document, dict) or document.get("issuer") != issuer:
+        # Section 4.3: a document that speaks for somebody else is not this provider's.
+        said = document.get("issuer") if isinstance(document, dict) else None
+        raise OutboundFailed(f"{url} says that the issuer is {said!r}"[:300])
+    found = document.get("jwks_uri")
+    if not isinstance(found, str) or address_mistake(found):
+        raise OutboundFailed(f"the jwks_uri of {url} cannot be asked")
+    if url.startswith("https:") and not found.startswith("https:"):
+        raise OutboundFailed(f"the jwks_uri of {url} is not https")
+    return found

@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 from aiogate.clock import Clock
 from aiogate.credentials.claims import ClaimRules, check_claims
 from aiogate.credentials.jose import Key, Token, parse_keys, read_token
-from aiogate.credentials.key_sets import KeyRing, PublishedKeys, SeveralKeys, WrittenKeys
+from aiogate.credentials.key_sets import KeyRing, PublishedKeys, SeveralKeys, WrittenKeys, discovered
 from aiogate.credentials.outbound import Outbound, address_mistake
 from aiogate.errors import PROBLEMS, Problem
 
@@ -138,6 +138,12 @@ class Tokens:
             raise ValueError(f"a key of the kind {kinds} verifies none of {', '.join(algorithms)}")
         return WrittenKeys(keys)
 
+    def issuer_of(self, text: str) -> str | None:
+        """Who a token says to come from. Nothing is verified: it tells no more than which method is to do that."""
+        token = read_token(text)
+        issuer = token.claims.get("iss") if isinstance(token, Token) else None
+        return issuer if isinstance(issuer, str) else None
+
     def no_keys(self) -> KeyRing:
         """For verifiers that are given the key with each token."""
         return WrittenKeys(())
@@ -147,7 +153,7 @@ class Tokens:
         return parse_keys(text)
 
     def published_keys(self, urls: Sequence[str], lifetime: float) -> KeyRing:
-        """The key sets at these addresses, shared with whoever names the same; give them back by `release`.
+        """The key sets at these addresses, shared with whoever names the same; `give_back` ends that.
 
         They are fetched again after `lifetime` seconds. Raises ValueError for an address that cannot be asked.
         """
@@ -157,14 +163,23 @@ class Tokens:
         rings = [self._lease(url, lifetime, lambda url=url: _given(url)) for url in urls]  # type: ignore[misc]  # the default binds the loop variable
         return rings[0] if len(rings) == 1 else SeveralKeys(rings)
 
-    def release(self, urls: Sequence[str], lifetime: float) -> None:
-        """The caller needs these key sets no more; the last one ends them."""
-        for url in urls:
-            ring, leases = self._published[url, lifetime]
+    def discovered_keys(self, issuer: str, lifetime: float) -> KeyRing:
+        """The key set that an OpenID provider names in its discovery document, otherwise like `published_keys`."""
+        if mistake := address_mistake(issuer):
+            raise ValueError(f"the address of the issuer {mistake}")
+        return self._lease(f"issuer {issuer}", lifetime, lambda: discovered(self.outbound, issuer))
+
+    def give_back(self, keys: KeyRing) -> None:
+        """The caller needs these published keys no more; the last one who does ends them."""
+        for ring in keys.rings if isinstance(keys, SeveralKeys) else (keys,):
+            if not isinstance(ring, PublishedKeys):
+                continue
+            place = (ring.name, ring.lifetime)
+            known, leases = self._published[place]
             if leases > 1:
-                self._published[url, lifetime] = (ring, leases - 1)
+                self._published[place] = (known, leases - 1)
             else:
-                del self._published[url, lifetime]
+                del self._published[place]
                 ring.close()
 
     def verifier(
@@ -192,12 +207,10 @@ class Tokens:
         await asyncio.sleep(0)
         await self.outbound.close()
 
-    def _lease(self, url: str, lifetime: float, locate: Callable[[], Awaitable[str]]) -> PublishedKeys:
-        ring, leases = self._published.get((url, lifetime)) or (
-            PublishedKeys(url, locate, self.outbound, self._clock, lifetime),
-            0,
-        )
-        self._published[url, lifetime] = (ring, leases + 1)
+    def _lease(self, name: str, lifetime: float, locate: Callable[[], Awaitable[str]]) -> PublishedKeys:
+        known = self._published.get((name, lifetime))
+        ring = known[0] if known is not None else PublishedKeys(name, locate, self.outbound, self._clock, lifetime)
+        self._published[name, lifetime] = (ring, known[1] + 1 if known is not None else 1)
         return ring
 
 

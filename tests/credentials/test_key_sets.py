@@ -174,9 +174,9 @@ async def test_a_set_is_shared_and_given_back(tokens: Tokens, issuer: Issuer) ->
     first = tokens.published_keys([issuer.jwks], 60)
     await asked(first, "ES256", "one")
     second = tokens.published_keys([issuer.jwks], 60)
-    tokens.release([issuer.jwks], 60)
+    tokens.give_back(first)
     assert second is first
-    tokens.release([issuer.jwks], 60)
+    tokens.give_back(first)
     assert tokens.published_keys([issuer.jwks], 60) is not first
 
 
