@@ -97,6 +97,17 @@ class Problem:
     def with_header(self, name: str, value: str) -> Problem:
         return replace(self, headers=(*self.headers, (name, value)))
 
+    def with_challenge(self, scheme: str, **parameters: str) -> Problem:
+        """The same refusal with a WWW-Authenticate header of this scheme (RFC 9110 section 11.6.1)."""
+        pairs = ", ".join(f"{name}={_quoted(value)}" for name, value in parameters.items())
+        return self.with_header("WWW-Authenticate", f"{scheme} {pairs}")
+
+
+def _quoted(text: str) -> str:
+    """For a quoted string in a header (RFC 9110 section 5.6.4)."""
+    printable = "".join(char if " " <= char <= "~" else "?" for char in text)
+    return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
 
 class Rejected(Exception):
     """A management call that cannot be carried out; `status` and `message` are the endpoint's own.

@@ -7,7 +7,7 @@ from typing import Final
 
 _NAMES: Final = (
     "key", "basic",
-    "jwt", "hmac",
+    "jwt", "hmac", "oidc", "introspection",
     "cors", "size_limit", "ip_filter", "paths", "rate_limit", "request_headers", "response_headers",
     "timeout", "mock", "reverse_proxy",
 )  # fmt: skip

@@ -109,12 +109,11 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     else:
         required_with_body = required
     refusal = PROBLEMS["signature_invalid"]
-    challenge = (
-        "WWW-Authenticate",
-        f'Signature realm="{quoted(context.definition.name)}",headers="{" ".join(required)}"',
-    )
     present = Places(header=config.header).reader(of_header)
     with_query = config.target == "path_and_query"
+
+    missing = replace(PROBLEMS["auth_missing"], status=400, message=refusal.message, event="AuthFailure")
+    missing = missing.with_challenge("Signature", realm=context.definition.name, headers=" ".join(required))
 
     def authenticate(exchange: Exchange) -> Session | Problem | None | Awaitable[Session | Problem]:
         value = present(exchange)
@@ -217,9 +216,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     return Authenticator(
         kind="hmac",
         authenticate=authenticate,
-        missing=replace(PROBLEMS["auth_missing"], status=400, message=refusal.message, event="AuthFailure").with_header(
-            *challenge
-        ),
+        missing=replace(
+            PROBLEMS["auth_missing"], status=400, message=refusal.message, event="AuthFailure"
+        ).with_challenge("Signature", realm=context.definition.name, headers=" ".join(required)),
         credential_headers=(config.header,),
     )
 
@@ -339,9 +338,3 @@ def rsa_verifies(key: Any, signature: bytes, message: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def quoted(text: str) -> str:
-    """For a quoted string in a header (RFC 9110 section 5.6.4)."""
-    printable = "".join(char if " " <= char <= "~" else "?" for char in text)
-    return printable.replace("\\", "\\\\").replace('"', '\\"')

@@ -146,7 +146,13 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     )
     memory = tokens.memory(Known)
     present = Places(config.header, config.query, config.cookie).reader(of_header(context.siblings))
-    challenge = ("WWW-Authenticate", f'Bearer realm="{quoted(context.definition.name)}"')
+    realm = context.definition.name
+
+    # Before `oidc` a token of another issuer is left to that; without `issuer` every token is for this method.
+    later = context.siblings[context.siblings.index("jwt") + 1 :] if "jwt" in context.siblings else ()
+    leaves_others = "oidc" in later and bool(config.issuer)
+
+    missing = replace(PROBLEMS["auth_missing"], status=400, event="AuthFailure").with_challenge("Bearer", realm=realm)
 
     def authenticate(exchange: Exchange) -> Outcome | None | Awaitable[Outcome]:
         text = present(exchange)
@@ -162,6 +168,8 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         ):
             exchange.state["jwt"] = known.claims
             return known.session
+        if leaves_others and tokens.issuer_of(text) not in config.issuer:
+            return None
         return verify(exchange, text)
 
     async def verify(exchange: Exchange, text: str) -> Outcome:
@@ -227,12 +235,12 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     def challenged(problem: Problem) -> Problem:
         if problem.status != 401:
             return problem
-        return problem.with_header(challenge[0], f'{challenge[1]}, error="invalid_token"')
+        return problem.with_challenge("Bearer", realm=realm, error="invalid_token")
 
     return Authenticator(
         kind="jwt",
         authenticate=authenticate,
-        missing=replace(PROBLEMS["auth_missing"], status=400, event="AuthFailure").with_header(*challenge),
+        missing=missing,
         credential_headers=(config.header,) if config.header else (),
         credential_query=(config.query,) if config.query else (),
         credential_cookies=(config.cookie,) if config.cookie else (),
@@ -265,9 +273,3 @@ def no_client(claim: str, found: Session | LookupFailure) -> str:
     if found.kind not in ("key", "oauth"):
         return f"the claim `{claim}` names a session of kind {found.kind}, not a key"
     return f"the key that the claim `{claim}` names " + ("is inactive" if found.inactive else "has no policy")
-
-
-def quoted(text: str) -> str:
-    """For a quoted string in a header (RFC 9110 section 5.6.4)."""
-    printable = "".join(char if " " <= char <= "~" else "?" for char in text)
-    return printable.replace("\\", "\\\\").replace('"', '\\"')

@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+
+import orjson
 
 from aiogate.clock import Clock
 from aiogate.credentials.claims import ClaimRules, check_claims
 from aiogate.credentials.jose import Key, Token, parse_keys, read_token
 from aiogate.credentials.key_sets import KeyRing, PublishedKeys, SeveralKeys, WrittenKeys, discovered
-from aiogate.credentials.outbound import Outbound, address_mistake
+from aiogate.credentials.outbound import Outbound, OutboundFailed, address_mistake
 from aiogate.errors import PROBLEMS, Problem
 
 __all__ = ["TokenMemory", "TokenVerifier", "Tokens"]
 
 _REMEMBERED: Final = 20_000
 T = TypeVar("T")
+Ask = Callable[[Mapping[str, str], Mapping[str, str], int, float], Awaitable[Mapping[str, Any] | str]]
 
 
 class TokenMemory(Generic[T]):
@@ -195,6 +198,44 @@ class Tokens:
         """A verifier; `skews` are the seconds for `exp`, `nbf` and `iat`, the rest is as in `ClaimRules`."""
         rules = ClaimRules(frozenset(issuers), frozenset(audiences), *skews, tuple(required))
         return TokenVerifier(algorithms, keys, rules, self._clock)
+
+    def checker(
+        self,
+        *,
+        issuers: Iterable[str] = (),
+        audiences: Iterable[str] = (),
+        required: Sequence[str] = ("exp",),
+        skews: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> Callable[[Token, float], Problem | float]:
+        """The function that looks at claims which somebody else has verified; see `check_claims`."""
+        rules = ClaimRules(frozenset(issuers), frozenset(audiences), *skews, tuple(required))
+        return lambda token, now: check_claims(token, rules, now)
+
+    def asker(self, url: str) -> Ask:
+        """The function that posts a form to this address and gives the JSON object that it answers with, or a reason.
+
+        Its arguments are the headers, the form, and how many bytes and seconds the answer may take. Raises ValueError
+        for an address that cannot be asked.
+        """
+        if mistake := address_mistake(url):
+            raise ValueError(f"the address {mistake}")
+
+        async def ask(
+            headers: Mapping[str, str], form: Mapping[str, str], most: int, within: float
+        ) -> Mapping[str, Any] | str:
+            try:
+                answer = await self.outbound.ask("POST", url, headers=headers, form=form, most=most, within=within)
+            except OutboundFailed as trouble:
+                return str(trouble)
+            if answer.status != 200:
+                return f"it answered with {answer.status}"
+            try:
+                value = orjson.loads(answer.body)
+            except orjson.JSONDecodeError as mistake:
+                return f"its answer is not JSON: {mistake.msg}"
+            return value if isinstance(value, dict) else "its answer is not a JSON object"
+
+        return ask
 
     def memory(self, of: type[T]) -> TokenMemory[T]:
         """A memory for one user of it, of values of this type."""

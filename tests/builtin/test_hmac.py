@@ -153,7 +153,7 @@ async def test_what_is_refused_and_why() -> None:
         await gateway.create_key("api", name="no-secret", hmac_enabled=True, rsa_certificate_id="cert-1")
         missing = await gateway.get("/api/")
         assert (missing.status, missing.code, missing.error) == (400, "auth_missing", TEXT)
-        assert missing.headers["WWW-Authenticate"] == 'Signature realm="api",headers="(request-target) date"'
+        assert missing.headers["WWW-Authenticate"] == 'Signature realm="api", headers="(request-target) date"'
         assert (await gateway.get("/api/", key="client-1")).code == "auth_missing"
         for headers, reason in (
             (signed(date(), secret="wrong"), "not that of the key's hmac_string over: (request-target) date"),

@@ -70,6 +70,13 @@ class Issuer:
     delay: float = 0.0
     broken: Any = None
     """A response to give in the place of the keys: (status, body)."""
+    discovery: dict[str, Any] = field(default_factory=dict)
+    """What the discovery document says beside, or in the place of, the issuer's own."""
+    known: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What introspection says of tokens; others are not active."""
+    asked_about: list[str] = field(default_factory=list)
+    credentials: str = "Basic Z2F0ZXdheTpzZWNyZXQlM0Etb25l"
+    """Who may introspect: `gateway`, with the secret `secret:-one`."""
 
     @property
     def jwks(self) -> str:
@@ -85,6 +92,23 @@ class Issuer:
             return web.Response(status=status, body=body, headers={"Location": f"{self.url}/jwks.json"})
         return web.json_response({"keys": keys})
 
+    async def discover(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        return web.json_response({"issuer": self.url, "jwks_uri": self.jwks} | self.discovery)
+
+    async def introspect(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        token = str(form["token"])
+        self.asked_about.append(token)
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        if self.broken is not None:
+            return web.Response(status=self.broken[0], body=self.broken[1])
+        by_form = form.get("client_id") == "gateway" and form.get("client_secret") == "secret:-one"
+        if request.headers.get("Authorization") != self.credentials and not by_form:
+            return web.Response(status=401)
+        return web.json_response(self.known.get(token, {"active": False}))
+
 
 @asynccontextmanager
 async def running_issuer(*keys: dict[str, Any]) -> AsyncIterator[Issuer]:
@@ -92,6 +116,8 @@ async def running_issuer(*keys: dict[str, Any]) -> AsyncIterator[Issuer]:
     issuer = Issuer(keys=list(keys))
     application = web.Application()
     application.router.add_get("/jwks.json", issuer.answer)
+    application.router.add_get("/.well-known/openid-configuration", issuer.discover)
+    application.router.add_post("/introspect", issuer.introspect)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:

@@ -93,6 +93,14 @@ MAPPED = {
                                              "header": "X-S"}}], "session_from": "hmac"}},
         [],
     ),
+    "oidc": (
+        {"use_openid": True, "openid_options": {"segregate_by_client": True, "providers": [
+            {"issuer": "https://a", "client_ids": {in_base64("web"): "gold", in_base64("app"): "silver"}}]},
+         "auth_configs": {"oidc": {"auth_header_name": "X-T"}}},
+        {"auth": {"oidc": {"providers": [{"issuer": "https://a", "clients": {"web": "gold", "app": "silver"}}],
+                           "segregate_by_client": True, "header": "X-T"}}},
+        [],
+    ),
     "jwt-secret": (
         {"enable_jwt": True, "jwt_signing_method": "hmac", "jwt_source": in_base64(SECRET + "${X}"),
          "jwt_default_policies": ["gold"], "jwt_expires_at_validation_skew": 10, "auth": {"auth_header_name": "X-T"},
@@ -194,6 +202,11 @@ MAPPED = {
 
 REFUSED = {
     "jwt": ({"enable_jwt": True, "jwt_source": "x"}, ["enable_jwt", "jwt_source"]),
+    "oidc-none": ({"use_openid": True}, ["openid_options.providers"]),
+    "oidc-strange": (
+        {"use_openid": True, "openid_options": {"providers": [{"issuer": "https://a", "client_ids": {"%": "gold"}}]}},
+        ["openid_options.providers"],
+    ),
     "hmac-strange": (
         {"enable_signature_checking": True, "hmac_allowed_algorithms": ["md5"], "hmac_allowed_clock_skew": 3600001,
          "auth_configs": {"hmac": {"use_param": True, "disable_header": True}}},

@@ -271,10 +271,17 @@ _OURS: Final = {
     "basic": "use_basic_auth",
     "hmac": "enable_signature_checking",
     "jwt": "enable_jwt",
+    "oidc": "use_openid",
     "key": "use_standard_auth",
 }
 """The methods in Tyk's order, which decides whose session counts: that of the last."""
-_IDENTITIES: Final = {"basic_auth_user": "basic", "hmac_key": "hmac", "jwt_claim": "jwt", "auth_token": "key"}
+_IDENTITIES: Final = {
+    "basic_auth_user": "basic",
+    "hmac_key": "hmac",
+    "jwt_claim": "jwt",
+    "oidc_user": "oidc",
+    "auth_token": "key",
+}
 
 
 def _auth(fields: _Fields) -> Any:
@@ -327,6 +334,8 @@ def _method(fields: _Fields, name: str) -> Any:
         return "basic"
     if name == "hmac":
         return {"hmac": translate_auth.hmac(fields)}
+    if name == "oidc":
+        return {"oidc": translate_auth.oidc(fields)}
     if name == "jwt":
         return {"jwt": translate_auth.jwt(fields)}
     config = translate_auth.places(_object(fields.get("auth_configs", "authToken")) or _object(fields.get("auth")))

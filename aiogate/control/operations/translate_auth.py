@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from aiogate.config.units import format_duration
 
-__all__ = ["Fields", "hmac", "jwt", "places"]
+__all__ = ["Fields", "hmac", "jwt", "oidc", "places"]
 
 
 class Fields(Protocol):
@@ -100,6 +100,30 @@ def hmac(fields: Fields) -> Mapping[str, Any]:
 
 
 _SWITCHES: Final = {"header": "disable_header", "query": "use_param", "cookie": "use_cookie"}
+
+
+def oidc(fields: Fields) -> Mapping[str, Any]:
+    """The configuration of the method `oidc`."""
+    listed = fields.get("openid_options", "providers")
+    providers = []
+    for entry in listed if isinstance(listed, list) else []:
+        issuer = text(entry.get("issuer")) if isinstance(entry, Mapping) else ""
+        clients = entry.get("client_ids") if isinstance(entry, Mapping) else None
+        pairs = clients.items() if isinstance(clients, Mapping) else ()
+        named = {_decoded(client): policy for client, policy in pairs}
+        if not issuer or not named or None in named or not all(isinstance(one, str) and one for one in named.values()):
+            fields.refuse(
+                "openid_options.providers", "each has an issuer, and client ids in base64 with their policies"
+            )
+            continue
+        providers.append({"issuer": issuer, "clients": named})
+    if not providers:
+        fields.refuse("openid_options.providers", "there is none")
+    config: dict[str, Any] = {"providers": providers}
+    if fields.get("openid_options", "segregate_by_client") is True:
+        config["segregate_by_client"] = True
+    source = fields.get("auth_configs", "oidc")
+    return config | places(source if isinstance(source, Mapping) else {})
 
 
 def _keys(fields: Fields, *, symmetric: bool) -> Mapping[str, Any]:
