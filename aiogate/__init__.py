@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aiogate.config.match import Method, PathEntry, PathTable
     from aiogate.config.model import Model
     from aiogate.config.units import Duration, Pattern, Rate, Size, Timestamp
+    from aiogate.credentials.certificates import ClientCertificate
     from aiogate.credentials.jose import Token
     from aiogate.credentials.places import Places
     from aiogate.credentials.rights import TokenRights
@@ -43,6 +44,7 @@ __all__ = [
     "BodyStream",
     "Bucket",
     "BuildContext",
+    "ClientCertificate",
     "Duration",
     "EditableHeader",
     "Exchange",
@@ -81,6 +83,7 @@ _MODULES: Final = (
     "config.match",
     "config.model",
     "config.units",
+    "credentials.certificates",
     "credentials.jose",
     "credentials.places",
     "credentials.rights",

@@ -7,8 +7,9 @@ from typing import Final
 
 _NAMES: Final = (
     "key", "basic",
-    "jwt", "hmac", "oidc", "introspection",
+    "jwt", "hmac", "oidc", "introspection", "mtls",
     "cors", "size_limit", "ip_filter", "paths", "rate_limit", "request_headers", "response_headers",
+    "certificate_headers",
     "timeout", "mock", "reverse_proxy",
 )  # fmt: skip
 BUILTINS: Final = tuple(f"aiogate.builtin.{name}" for name in _NAMES)

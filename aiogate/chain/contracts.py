@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aiogate.clock import Clock
     from aiogate.config.definition import Definition
     from aiogate.config.model import Model
+    from aiogate.credentials.certificates import CertificateStore
     from aiogate.credentials.passwords import Passwords
     from aiogate.credentials.tokens import Tokens
     from aiogate.domain.limits import Bucket
@@ -70,6 +71,7 @@ class Services:
     events: EventBus
     upstreams: UpstreamPools
     tokens: Tokens
+    certificates: CertificateStore
     metrics: Metrics = field(default_factory=Metrics)
 
 

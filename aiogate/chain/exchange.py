@@ -20,6 +20,7 @@ from aiogate.errors import Problem
 
 if TYPE_CHECKING:
     from aiogate.chain.compile import CompiledApi
+    from aiogate.credentials.certificates import ClientCertificate, Handshake
     from aiogate.domain.policy import PolicySet
     from aiogate.domain.session import Grant, Session
     from aiogate.proxy.tunnel import Upgrade
@@ -199,10 +200,10 @@ class Response:
 class Exchange:
     """One request on its way through the gateway.
 
-    Fixed by the listener: `method`, `path` (canonical, percent-encoded, begins with `/`), `query` (raw, without `?`),
-    `headers`, `raw_headers`, `version_1_1`, `peer` (address of the socket's other end), `client_ip` (behind trusted
-    proxies), `scheme`, `host`, `request_id`, `body`, `started` (monotonic seconds), `upgrade` (the other protocol that
-    the client asks for, such as WebSocket; None: none).
+    Fixed by the listener: `method`, `path` (canonical, percent-encoded, begins with `/`), `query` (raw, without
+    `?`), `headers`, `raw_headers`, `version_1_1`, `handshake` (of TLS; None: plain), `peer` (address of the
+    socket's other end), `client_ip` (behind trusted proxies), `scheme`, `host`, `request_id`, `body`, `started`
+    (monotonic seconds), `upgrade` (the other protocol that the client asks for, such as WebSocket; None: none).
 
     Fixed by the route: `policies` and `generation` that the request started with, `api`, `version` (name, or None while
     undecided), `tail` (canonical path behind the listen path, and behind the version's segment where that is stripped;
@@ -224,6 +225,7 @@ class Exchange:
         "credential_kind",
         "generation",
         "grant",
+        "handshake",
         "headers",
         "host",
         "method",
@@ -270,6 +272,7 @@ class Exchange:
         started: float,
         policies: PolicySet,
         generation: int = 0,
+        handshake: Handshake | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -287,6 +290,7 @@ class Exchange:
         self.started = started
         self.policies = policies
         self.generation = generation
+        self.handshake = handshake
         self.upgrade: Upgrade | None = None
         self.grant: Grant | None = None
         self.api: CompiledApi | None = None
@@ -304,6 +308,11 @@ class Exchange:
         self.quota_shown: tuple[int, int, int] | None = None
         self._upstream_headers: HeaderEdits | None = None
         self._state: dict[str, Any] | None = None
+
+    @property
+    def client_certificate(self) -> ClientCertificate | None:
+        """What the client proved in the TLS handshake; None: it showed no certificate, or came over plain HTTP."""
+        return self.handshake.certificate if self.handshake is not None else None
 
     @property
     def upstream_headers(self) -> HeaderEdits:

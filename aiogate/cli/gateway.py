@@ -61,6 +61,8 @@ def _change(changed: Mapping[str, Any]) -> str:
     parts = [f"{name} {joined(changed[name])}" for name in ("added", "changed", "removed") if changed[name]]
     if changed["policies"]:
         parts.append("policies changed")
+    if changed["certificates"]:
+        parts.append(f"certificates of {joined(changed['certificates'])} changed")
     return "; ".join(parts) or "nothing changed"
 
 
@@ -90,8 +92,8 @@ def status(gateway: Client, /, as_json: bool) -> None:
             ("APIs", shown["apis"]),
             ("policies", shown["policies"]),
             ("store", shown["store"]),
-            ("gateway", joined(f"http://{address}" for address in shown["listen"])),
-            ("control", f"http://{shown['control']}"),
+            ("gateway", joined(shown["listen"])),
+            ("control", shown["control"]),
             ("requests", _traffic(shown)),
             ("fallback", shown["fallback"]),
             ("last reload", _verdict(verdict)),

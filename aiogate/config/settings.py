@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -20,10 +20,11 @@ from pydantic.fields import FieldInfo
 from aiogate.config import files
 from aiogate.config.addresses import Address, parse_address
 from aiogate.config.diagnose import diagnostics_of, did_you_mean
+from aiogate.config.listening import Listen, Listens
 from aiogate.config.model import Model, mistake
 from aiogate.config.redis_url import is_redis_url, parse_redis_url
 from aiogate.config.source import Path as YamlPath
-from aiogate.config.source import Source, examine
+from aiogate.config.source import Source, examine, show_path
 from aiogate.config.units import Duration, Size
 from aiogate.config.variables import Unresolved, Variables, expand, without_echo
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
@@ -68,16 +69,6 @@ _WELL_KNOWN: Final = frozenset(
     )
 )
 _SECRET_WORDS: Final = "leave it out, and one is made at the first start; or use `openssl rand -hex 24`"  # noqa: S105  # prose
-
-
-def _parse_listen(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(","))
-    if isinstance(value, (int, float, dict)) or value is None:
-        raise mistake("wrong_type", "should be an address or a list of them", "such as `127.0.0.1:8080`")
-    if not value:
-        raise mistake("invalid_value", "is an empty list", "a gateway listens somewhere")
-    return value
 
 
 def _parse_control_listen(value: Any) -> Any:
@@ -284,11 +275,25 @@ class LimitsWithoutStore(Model):
     """This gateway's part of a limit that is counted locally: a fraction, or `auto`, one of the gateways last seen."""
 
 
+class _Places:
+    """Where the keys of settings stand. Settings from two places are equal when they say the same."""
+
+    __slots__ = ("locate",)
+
+    def __init__(self, source: Source) -> None:
+        self.locate = source.locate
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Places)
+
+    __hash__ = None  # type: ignore[assignment]  # as for everything mutable
+
+
 class Settings(Model):
     """The settings in force. Folders are relative to the settings file's folder, or to the working directory."""
 
-    listen: Annotated[tuple[Address, ...], BeforeValidator(_parse_listen)] = (Address("127.0.0.1", 8080),)
-    """Where the gateway takes requests: an address or a list of them."""
+    listen: Listens = (Listen(address=Address("127.0.0.1", 8080)),)
+    """Where the gateway takes requests: an address, one with `tls` or `proxy_protocol`, or a list of both."""
     control: Control = Control()
     state: _Folder = Path("var")
     """The store's file, generated secrets, the process id."""
@@ -307,7 +312,7 @@ class Settings(Model):
     trusted_proxies: Annotated[
         tuple[Annotated[Network, BeforeValidator(_parse_network)], ...], BeforeValidator(_parse_networks)
     ] = ()
-    """Networks whose `X-Forwarded-*` and `Forwarded` headers are believed."""
+    """Networks whose `X-Forwarded-*` and `Forwarded` headers, and PROXY headers, are believed."""
     access_log: AccessLog = AccessLog()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
@@ -315,11 +320,16 @@ class Settings(Model):
     """The status of a refusal by quota."""
     passwords: Passwords = Passwords()
     _file: Path | None = PrivateAttr(default=None)
+    _places: _Places = PrivateAttr(default=_Places(Source("", {}, raw={})))
 
     @property
     def file(self) -> Path | None:
         """The file that these were read from; None: there was none."""
         return self._file
+
+    def place(self, *path: str | int) -> Position:
+        """Where a key stands, for what is found out about its value later."""
+        return self._places.locate(path)
 
 
 class SettingsMistaken(DiagnosticsFound):
@@ -378,8 +388,8 @@ def load_settings(
     base = file.parent if file is not None else Path()
     if found or settings is None:
         readable = _readable(source) if parsed else None
-        raise SettingsMistaken(found, _placed(readable, file, base) if readable is not None else None)
-    return _placed(settings, file, base)
+        raise SettingsMistaken(found, _placed(readable, file, base, source) if readable is not None else None)
+    return _placed(settings, file, base, source)
 
 
 def _readable(source: Source) -> Settings | None:
@@ -396,7 +406,7 @@ def _readable(source: Source) -> Settings | None:
     return None
 
 
-def _placed(settings: Settings, file: Path | None, base: Path) -> Settings:
+def _placed(settings: Settings, file: Path | None, base: Path, source: Source) -> Settings:
     """The settings with their paths as seen from the working directory."""
     access_log = settings.access_log
     if access_log.file != "-":
@@ -405,8 +415,11 @@ def _placed(settings: Settings, file: Path | None, base: Path) -> Settings:
     if redis.ca is not None:
         redis = redis.model_copy(update={"ca": base / redis.ca})
     folders = {key: base / getattr(settings, key) for key in _FOLDERS}
-    settings = settings.model_copy(update={**folders, "access_log": access_log, "redis": redis})
+    listen = tuple(one.below(base) for one in settings.listen)
+    placed = {**folders, "access_log": access_log, "redis": redis, "listen": listen}
+    settings = settings.model_copy(update=placed)
     settings._file = file
+    settings._places = _Places(source)
     return settings
 
 
@@ -439,13 +452,21 @@ def _contradictions(settings: Settings, source: Source) -> Iterator[Diagnostic]:
             "say `workers: 1`" + (", and start more gateways on one Redis" if shared else ""),
             "workers",
         )
-    addresses = [*settings.listen, *([settings.control.listen] if settings.control.listen != "same" else [])]
+    addresses = [one.address for one in settings.listen]
+    if settings.control.listen != "same":
+        addresses.append(settings.control.listen)
     for index, address in enumerate(addresses):
         if address.port and address in addresses[:index]:
-            path: YamlPath = ("listen", index) if index < len(settings.listen) else ("control", "listen")
+            path: YamlPath = ("listen", index, "address") if index < len(settings.listen) else ("control", "listen")
             hint = "for one port say `control: {listen: same}`" if path[0] == "control" else "remove one"
             message = f"`{address}` is listened on twice"
-            yield Diagnostic.at(source.locate(path), "invalid_value", message, hint, ".".join(map(str, path)))
+            yield Diagnostic.at(source.locate(path), "invalid_value", message, hint, show_path(source.existing(path)))
+    for index, one in enumerate(settings.listen):
+        if one.proxy_protocol and not settings.trusted_proxies:
+            path = ("listen", index, "proxy_protocol")
+            message = "`proxy_protocol` lets nobody in: `trusted_proxies` is empty"
+            hint = "name the addresses of the proxies under `trusted_proxies`"
+            yield Diagnostic.at(source.locate(path), "invalid_value", message, hint, show_path(source.existing(path)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,6 +520,8 @@ def _keys(model: type[Model], prefix: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 def _section(field: FieldInfo) -> type[Model] | None:
+    if get_origin(field.annotation) is tuple:
+        return None
     for kind in (field.annotation, *get_args(field.annotation)):
         if isinstance(kind, type) and issubclass(kind, Model):
             return kind

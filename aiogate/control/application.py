@@ -23,6 +23,7 @@ from aiogate.control.dashboard_api.policies import DashboardPolicies
 from aiogate.control.dashboard_api.system import DashboardSystem
 from aiogate.control.envelopes import DASHBOARD, GATEWAY, Surface, reply, surface_of
 from aiogate.control.gateway_api.apis import GatewayApis
+from aiogate.control.gateway_api.certificates import GatewayCertificates
 from aiogate.control.gateway_api.keys import GatewayKeys
 from aiogate.control.gateway_api.policies import GatewayPolicies
 from aiogate.control.gateway_api.system import GatewaySystem
@@ -55,6 +56,7 @@ def application(gateway: ControlledGateway) -> web.Application:
         *open_api.routes(gateway),
         *GatewayKeys(gateway, keys).routes(),
         *GatewayPolicies(reads).routes(),
+        *GatewayCertificates(gateway).routes(),
         *GatewayApis(reads).routes(),
         *system.routes(),
         *DashboardKeys(gateway, keys, reads).routes(),

@@ -41,15 +41,19 @@ _CHOICE_OF_POLICIES: Final = {
         "apply_policies": {"type": "array", "items": {"type": "string"}},
     },
 }
-_BODIES: Final = {"session": _SESSION, "policies": _CHOICE_OF_POLICIES}
+_BODIES: Final = {
+    "session": ("application/json", _SESSION),
+    "policies": ("application/json", _CHOICE_OF_POLICIES),
+    "pem": ("application/x-pem-file", {"type": "string"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """What a handler says about itself.
 
-    `query` are its parameters by name, all optional text. `body` is empty, `session` or `policies`. `refuses` are the
-    statuses of its own refusals; those of the edge and of the body are added by the route.
+    `query` are its parameters by name, all optional text. `body` is empty, `session`, `policies` or `pem`. `refuses`
+    are the statuses of its own refusals; those of the edge and of the body are added by the route.
     """
 
     summary: str
@@ -138,8 +142,8 @@ def _described(path: str, shown: str, method: str, operation: Operation) -> dict
     if parameters:
         found["parameters"] = parameters
     if operation.body:
-        content = {"application/json": {"schema": _BODIES[operation.body]}}
-        found["requestBody"] = {"required": True, "content": content}
+        kind, schema = _BODIES[operation.body]
+        found["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
     return found
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "flag",
     "json_object",
     "page_number",
+    "raw_body",
     "session_document",
     "string_list",
     "text_field",
@@ -34,7 +35,7 @@ async def json_object(request: web.Request, refusal: str, deadline: float) -> Ma
     `refusal` is the endpoint's own text for a body that is not. `deadline` is in seconds; a body that takes longer is
     answered with 408. A key that stands twice is refused: two readers of it could disagree.
     """
-    body = await _body(request, refusal, deadline)
+    body = await raw_body(request, refusal, deadline)
     try:
         text = body.decode("utf-8")
         value = orjson.loads(text)
@@ -54,7 +55,8 @@ async def json_object(request: web.Request, refusal: str, deadline: float) -> Ma
     return value
 
 
-async def _body(request: web.Request, refusal: str, deadline: float) -> bytes:
+async def raw_body(request: web.Request, refusal: str, deadline: float) -> bytes:
+    """The body as it came; see `json_object`."""
     try:
         async with asyncio.timeout(deadline):
             return await request.read()

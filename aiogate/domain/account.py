@@ -85,6 +85,8 @@ def without_org(org: str, name: str) -> str:
 
 def kind_of(document: SessionDocument) -> SessionKind:
     """The kind of credential that a document stands for. A method of authentication accepts only its own kind."""
+    if document.certificate:
+        return "certificate"
     if document.basic_auth_data.password:
         return "basic"
     if document.hmac_enabled or document.enable_http_signature_validation:

@@ -233,6 +233,7 @@ def lay_over(document: SessionDocument, record: Record, policies: PolicySet) -> 
         password_kind=document.basic_auth_data.hash_type,
         secret=_secret(document, record),
         rsa_certificate_id=document.rsa_certificate_id,
+        certificate=document.certificate,
         policies=document.policy_ids,
         tags=effective.tags,
         meta=effective.meta_data,

@@ -271,6 +271,8 @@ class SessionDocument(_Part):
             kept["jwt_data"] = stored.jwt_data
         if not self.hmac_string:
             kept["hmac_string"] = stored.hmac_string
+        if not self.certificate:
+            kept["certificate"] = stored.certificate
         return self.changed(**kept)
 
 
@@ -400,9 +402,11 @@ def _problems(invalid: ValidationError) -> Iterator[str]:
 def _unenforced(document: SessionDocument) -> Iterator[str]:
     """What would restrict the session and is not enforced here: refused rather than ignored (differences.md)."""
     why = "is not enforced by this gateway, so it is not accepted"
-    for name in ("certificate", "mtls_static_certificate_bindings"):
-        if getattr(document, name):
-            yield f"{name}: {why}"
+    if document.mtls_static_certificate_bindings:
+        yield f"mtls_static_certificate_bindings: {why}"
+    others = document.basic_auth_data.password or document.hmac_enabled or document.jwt_data.secret
+    if document.certificate and (others or document.oauth_client_id):
+        yield "certificate: a session has one kind of credential, and this one has another beside its certificate"
     if document.max_query_depth > 0:
         yield f"max_query_depth: {why}"
     if document.smoothing.get("enabled"):
@@ -559,6 +563,8 @@ class Session:
     secret: str = field(default="", repr=False)
     """What a session of kind `jwt` or `hmac` is signed with; never shown."""
     rsa_certificate_id: str = ""
+    certificate: str = ""
+    """What a session of kind `certificate` was made for: an id of `/tyk/certs`, or a fingerprint."""
     policies: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)

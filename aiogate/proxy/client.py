@@ -35,6 +35,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from aiogate.chain.exchange import BodyBroken, Exchange, Response, problem_response
+from aiogate.credentials.certificates import Handshake
 from aiogate.errors import PROBLEMS, Problem
 from aiogate.proxy.body import NO_BODY, ClientBody
 from aiogate.proxy.relay import Framing, Truncated, framing_of, relay, response_head
@@ -105,6 +106,7 @@ class ClientConnection(RequestHandler):
         "_code",
         "_deadline",
         "_exchanged",
+        "_handshake",
         "_head_size",
         "_latest",
         "_listener",
@@ -120,7 +122,9 @@ class ClientConnection(RequestHandler):
         "_waits",
     )
 
-    def __init__(self, clients: Clients, listener: Listener, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
+    def __init__(
+        self, clients: Clients, listener: Listener, told: str, *, loop: asyncio.AbstractEventLoop, **kwargs: Any
+    ) -> None:
         super().__init__(clients, loop=loop, **kwargs)
         self._clients = clients
         self._listener = listener
@@ -129,9 +133,10 @@ class ClientConnection(RequestHandler):
         self._head_size = 0
         self._phase = _HEAD
         self._deadline = inf
-        self._peer = ""
+        self._peer = told
         self._trusted = False
         self._secure = False
+        self._handshake: Handshake | None = None
         self._began = 0.0
         self._request_id = ""
         self._exchanged: Exchange | None = None
@@ -266,6 +271,7 @@ class ClientConnection(RequestHandler):
             started=self._began,
             policies=table.policies,
             generation=table.generation,
+            handshake=self._handshake,
         )
 
     def _answer_unrouted(
@@ -347,7 +353,8 @@ class ClientConnection(RequestHandler):
                 body.close()
         if not keep:
             # A client that asked for the end sends no more; any other may, and would miss the response in a reset.
-            self._leave(lingering=not message.should_close or message.upgrade or not payload.is_eof())
+            sending = message.upgrade or not payload.is_eof()
+            self._leave(lingering=sending or not message.should_close, sending=sending)
         return keep
 
     async def _switch(
@@ -409,7 +416,7 @@ class ClientConnection(RequestHandler):
     def _refuse_unparsed(self, error: BaseException) -> None:
         """Answer what is not a request, and leave."""
         self.write(self._refusal(parse_problem(error)))
-        self._leave(lingering=True)
+        self._leave(lingering=True, sending=True)
 
     def _refusal(self, problem: Problem) -> bytes:
         """A whole last response, for what is not a request."""
@@ -457,15 +464,19 @@ class ClientConnection(RequestHandler):
 
     # The end of the connection
 
-    def _leave(self, *, lingering: bool) -> None:
-        """No further request. Lingering: the client still sends, and a reset would destroy what it has not read."""
+    def _leave(self, *, lingering: bool, sending: bool = False) -> None:
+        """No further request. Lingering: the client may still send, and a reset would destroy what it has not read.
+
+        TLS ends in both directions at once: there we linger only for one that is surely `sending`.
+        """
         self._close = True
         transport = self.transport
         if transport is None:
             return
-        if lingering and transport.can_write_eof():
+        if lingering and (sending or transport.can_write_eof()):
             self._enter(_LEAVING, _LINGER)
-            transport.write_eof()
+            if transport.can_write_eof():
+                transport.write_eof()
             self._resume_transport_reading()
         else:
             self._enter(_LEAVING, self._listener.options.send_stall)
@@ -491,6 +502,11 @@ class ClientConnection(RequestHandler):
             else:
                 self.transport.abort()
 
+    def abort(self) -> None:
+        """End the connection without a word."""
+        if self.transport is not None:
+            self.transport.abort()
+
     @property
     def busy(self) -> bool:
         """Whether a request is in progress."""
@@ -515,6 +531,10 @@ class ClientConnection(RequestHandler):
             self._interject(HeadTimeout("the head did not arrive in time"))
         elif self._phase is _SEND:
             self._reset()
+        elif self._phase is _LEAVING and self._secure and self.transport and not self.transport.is_closing():
+            # It has had its time to read; the end of TLS is said, and may be waited for once more.
+            self._enter(_LEAVING, _LINGER)
+            self.transport.close()
         else:
             self.cut()
 
@@ -533,14 +553,17 @@ class ClientConnection(RequestHandler):
         if self._clients.count >= options.connections:
             self._manager = None
             self._close = True
-            self._peer = _address(transport)
+            self._peer = self._peer or _address(transport)
             transport.write(self._refusal(PROBLEMS["overloaded"].because(f"{options.connections} clients")))
             transport.close()
             return
         transport.set_write_buffer_limits(high=_WRITE_AHEAD)
-        self._peer = _address(transport)
+        self._peer = self._peer or _address(transport)
         self._trusted = is_trusted(self._peer, options.trusted_proxies)
-        self._secure = transport.get_extra_info("ssl_object") is not None
+        made = transport.get_extra_info("ssl_object")
+        if made is not None:
+            self._secure = True
+            self._handshake = Handshake(made)
         self._enter(_HEAD, options.client_header)
         self._clients.arrived(self)
         super().connection_made(transport)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from aiohttp.web_server import Server
 from aiogate.chain.exchange import Exchange, Response
 from aiogate.proxy.account import Account
 from aiogate.proxy.client import ClientConnection
+from aiogate.proxy.doors import BACKLOG, Admission, Door
 from aiogate.proxy.requests import Network
 from aiogate.proxy.sweeper import Sweeper
 from aiogate.proxy.tunnels import Tunnels
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from aiogate.proxy.router import Current
     from aiogate.stores.repositories import SessionDirectory
 
-__all__ = ["Clients", "Listener", "ListenerOptions", "RuntimeUnfit", "check_runtime"]
+__all__ = ["Clients", "Door", "Listener", "ListenerOptions", "RuntimeUnfit", "check_runtime"]
 
 _READ_AHEAD: Final = 64 * 1024
-_BACKLOG: Final = 1024
 _AT_ONCE: Final = 16
+_FAREWELL: Final = 0.5
+"""Seconds for idle clients to answer the end of TLS."""
 
 
 class RuntimeUnfit(Exception):
@@ -113,20 +114,22 @@ class Listener:
         self._id_count = 0
         self._clients: Clients | None = None
         self._servers: list[asyncio.Server] = []
+        self._admissions: list[Admission] = []
+        self._addresses: list[tuple[str, int]] = []
         self._sweeper = Sweeper(self._sweep, pools.sweep, self.account.sweep)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Host and port of every bound socket, ports that were asked for as 0 included."""
-        return [sock.getsockname()[:2] for server in self._servers for sock in server.sockets]
+        """Host and port of every listening socket, in order, ports that were asked for as 0 included."""
+        return list(self._addresses)
 
     @property
     def connections(self) -> int:
         """How many clients are connected."""
         return self._clients.count if self._clients is not None else 0
 
-    async def start(self, addresses: Sequence[tuple[str, int]] = (), sockets: Sequence[socket.socket] = ()) -> None:
-        """Listen on addresses (port 0: any) and on sockets that are bound already.
+    async def start(self, addresses: Sequence[tuple[str, int]] = (), doors: Sequence[Door] = ()) -> None:
+        """Listen on addresses (port 0: any) and at doors, whose sockets are bound already.
 
         Raises OSError when an address cannot be bound; nothing listens then.
         """
@@ -135,25 +138,35 @@ class Listener:
         self._clients = clients = Clients(self, loop)
         try:
             for host, port in addresses:
-                self._servers.append(
-                    await loop.create_server(clients, host, port, backlog=_BACKLOG, reuse_address=True)
-                )
-            for sock in sockets:
-                # asyncio accepts a backlog's worth of clients before it looks at the first.
-                self._servers.append(await loop.create_server(clients, sock=sock, backlog=_AT_ONCE))
-                sock.listen(_BACKLOG)
+                server = await loop.create_server(clients, host, port, backlog=BACKLOG, reuse_address=True)
+                self._servers.append(server)
+                self._addresses.extend(sock.getsockname()[:2] for sock in server.sockets)
+            for door in doors:
+                self._addresses.append(door.socket.getsockname()[:2])
+                if door.plain:
+                    # asyncio accepts a backlog's worth of clients before it looks at the first.
+                    self._servers.append(await loop.create_server(clients, sock=door.socket, backlog=_AT_ONCE))
+                    door.socket.listen(BACKLOG)
+                else:
+                    self._admissions.append(Admission(door, clients, self.options, loop))
         except OSError:
-            for server in self._servers:
-                server.close()
+            self._close()
             self._servers.clear()
+            self._admissions.clear()
+            self._addresses.clear()
             raise
         self._sweeper.start()
 
     def stop_accepting(self) -> None:
         """Close the listening sockets. Every response from here on ends its connection."""
         self.stopping = True
+        self._close()
+
+    def _close(self) -> None:
         for server in self._servers:
             server.close()
+        for admission in self._admissions:
+            admission.stop_accepting()
 
     async def drain(self, timeout: float) -> int:
         """Wait until every connection has ended, then cut what is left after `timeout` seconds; returns how many.
@@ -163,7 +176,11 @@ class Listener:
         self.stop_accepting()
         if self._clients is None:
             return 0
-        cut = await self._clients.drain(timeout)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        for admission in self._admissions:
+            await admission.settled(max(until - loop.time(), 0))
+        cut = await self._clients.drain(max(until - loop.time(), 0))
         self._sweeper.stop()
         await self.tunnels.stop()
         return cut
@@ -205,7 +222,11 @@ class Clients(Server):
         self._empty.set()
 
     def __call__(self) -> ClientConnection:
-        return ClientConnection(self, self.listener, loop=self._loop, **self._kwargs)
+        return self.connection("")
+
+    def connection(self, told: str) -> ClientConnection:
+        """What serves a new connection. `told` is the client's address by a PROXY header; empty: the socket's."""
+        return ClientConnection(self, self.listener, told, loop=self._loop, **self._kwargs)
 
     @property
     def count(self) -> int:
@@ -233,7 +254,13 @@ class Clients(Server):
         cut = [client for client in self._open if client.busy]
         for client in list(self._open):
             client.cut()
-        await self._empty.wait()
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await self._empty.wait()
+        except TimeoutError:
+            for client in list(self._open):
+                client.abort()
+            await self._empty.wait()
         return len(cut)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from aiogate.proxy.tls import TlsSet
+
 if TYPE_CHECKING:
     from aiogate.chain.compile import CompiledApi
     from aiogate.domain.policy import PolicySet
@@ -90,9 +92,10 @@ class RouteTable:
 
 
 class Current:
-    """The one place that a reload changes."""
+    """The one place that a reload changes. `tls` is what handshakes are made with from now on."""
 
-    __slots__ = ("table",)
+    __slots__ = ("table", "tls")
 
-    def __init__(self, table: RouteTable) -> None:
+    def __init__(self, table: RouteTable, tls: TlsSet | None = None) -> None:
         self.table = table
+        self.tls = tls or TlsSet()

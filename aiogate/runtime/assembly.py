@@ -12,6 +12,7 @@ from aiogate.chain.contracts import Services
 from aiogate.clock import Clock, SystemClock
 from aiogate.config.definition import Definition
 from aiogate.config.settings import Settings, SettingsMistaken
+from aiogate.credentials.certificates import CertificateStore
 from aiogate.credentials.passwords import Passwords
 from aiogate.credentials.tokens import Tokens
 from aiogate.domain.policy import PolicySet
@@ -109,6 +110,7 @@ def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
         events=EventBus(),
         upstreams=UpstreamPools(),
         tokens=Tokens(clock),
+        certificates=CertificateStore(settings.state / "certificates"),
     )
 
 

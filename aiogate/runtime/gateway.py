@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
     from aiogate.clock import Clock
     from aiogate.config.settings import Settings
+    from aiogate.credentials.certificates import CertificateStore
     from aiogate.credentials.passwords import Passwords
     from aiogate.proxy.router import Current, RouteTable
     from aiogate.runtime.access import DashboardUsers
@@ -90,7 +91,9 @@ class Status:
     policies: int
     store: str
     listen: tuple[str, ...]
+    """URLs of the gateway's own listeners."""
     control: str
+    """URL of the control API."""
     requests_running: int
     connections: int
     tunnels: int
@@ -130,6 +133,7 @@ class Gateway:
         self.clock: Clock = services.clock
         self.sessions: SessionDirectory = services.sessions
         self.passwords: Passwords = services.passwords
+        self.certificates: CertificateStore = services.certificates
         self.events: EventBus = services.events
         self.started = self.clock.now()
         self.generation: Generation | None = None
@@ -139,7 +143,8 @@ class Gateway:
         """Set by each accepted load."""
         self.draining = False
         self.listen_addresses: tuple[str, ...] = ()
-        self.control_address = ""
+        self.listen_urls: tuple[str, ...] = ()
+        self.control_url = ""
         self.connections: Callable[[], int] = lambda: 0
         self.plugins = plugins
         self.access_log: AccessLog | None = None
@@ -225,7 +230,7 @@ class Gateway:
     async def _swap_in(self, settings: Settings, kept: Settings | None = None) -> Change:
         """Load and serve; `kept` says where the files are that are read in place of the declared ones."""
         old = self.generation
-        waiting = tuple(name for name in RESTART_ONLY if getattr(settings, name) != getattr(self.settings, name))
+        waiting = tuple(name for name in RESTART_ONLY if differs(name, settings, self.settings))
         with in_small_turns():
             new = await self._loader.load(kept or settings, old)
             change = difference(old, new, waiting)
@@ -242,6 +247,9 @@ class Gateway:
         self.settings = replace_reloadable(self.settings, settings)
         self.generation = new
         self.current.table = new.table
+        self.current.tls = new.tls.over(self.current.tls)
+        for warning in new.tls.warnings:
+            _log.warning("%s", warning)
         await self.plugins.commit(prepared)
         if old is not None:
             with in_small_turns():
@@ -263,7 +271,7 @@ class Gateway:
             started=self.started,
             health="draining" if self.draining else "serving",
             last_reload_ok=last is None or last.ok,
-            control=self.control_address,
+            control=self.control_url.partition("://")[2],
             own=True,
         )
 
@@ -279,8 +287,8 @@ class Gateway:
             apis=len(table.apis),
             policies=len(table.policies),
             store=self.store.name,
-            listen=self.listen_addresses,
-            control=self.control_address,
+            listen=self.listen_urls,
+            control=self.control_url,
             requests_running=sum(api.lease.active for api in table.apis.values()),
             connections=self.connections(),
             tunnels=self.services.metrics.tunnels_open,
@@ -368,6 +376,15 @@ def chain_problem(exchange: Exchange) -> str:
     return (problem.detail or problem.message) if problem is not None else "the API has no versions"
 
 
+def differs(name: str, read: Settings, in_force: Settings) -> bool:
+    """Whether a setting that only a start applies was changed; certificates of a listener are read at each reload."""
+    if name == "listen":
+        return [one.shape for one in read.listen] != [one.shape for one in in_force.listen]
+    return bool(getattr(read, name) != getattr(in_force, name))
+
+
 def replace_reloadable(in_force: Settings, read: Settings) -> Settings:
     """The settings read now, where a reload applies them; those in force for the rest."""
-    return read.model_copy(update={name: getattr(in_force, name) for name in RESTART_ONLY})
+    return read.model_copy(
+        update={name: getattr(in_force, name) for name in RESTART_ONLY if differs(name, read, in_force)}
+    )

@@ -13,7 +13,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from aiogate.config import files
 from aiogate.config.loader import Declared, NotLoaded, load
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.router import RouteTable
+from aiogate.proxy.tls import TlsSet, prepare
 from aiogate.runtime import same_port
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Change:
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     policies: bool = False
+    certificates: tuple[str, ...] = ()
+    """Listeners whose next handshakes use other files."""
     restart_needed: tuple[str, ...] = ()
     """Settings that differ from those in force and wait for the next start."""
 
@@ -91,6 +94,12 @@ class Generation:
     board: PlugBoard
     stamp: bytes = b""
     """That of the files when they were read."""
+    tls: TlsSet = field(default_factory=TlsSet)
+
+    @property
+    def warnings(self) -> tuple[Diagnostic, ...]:
+        """What is to be told and refuses nothing."""
+        return (*self.tls.warnings, *self.declared.warnings)
 
     @property
     def number(self) -> int:
@@ -121,6 +130,9 @@ class Loader:
     async def load(self, settings: Settings, previous: Generation | None) -> Generation:
         """The next generation. Raises `DiagnosticsFound` with every mistake in every file."""
         declared, board, stamped, half_read, found = await self._read(settings, previous)
+        before = previous.tls if previous else TlsSet()
+        tls, mistakes = await asyncio.to_thread(prepare, settings.listen, settings.place, before)
+        found.extend(mistakes)
         compiler = Compiler(board, self._services, self._record, settings.quota_status)
         for partial in half_read:
             found.extend(compiler.check_broken(partial))
@@ -135,7 +147,7 @@ class Loader:
         number = previous.number + 1 if previous else 1
         own = previous.table.own if previous else [served(compiler, definition) for definition in self._own]
         table = await asyncio.to_thread(RouteTable, number, apis, declared.policies, self._now(), own)
-        return Generation(table, declared, board, stamped)
+        return Generation(table, declared, board, stamped, tls)
 
     async def _read(
         self, settings: Settings, previous: Generation | None
@@ -274,6 +286,11 @@ def difference(old: Generation | None, new: Generation, restart_needed: tuple[st
         changed=tuple(sorted(id for id in after.keys() & before.keys() if after[id] is not before[id])),
         removed=tuple(sorted(before.keys() - after.keys())),
         policies=old is None or old.declared.policies is not new.declared.policies,
+        certificates=tuple(
+            name
+            for name, server in new.tls.servers.items()
+            if old is not None and old.tls.servers.get(name) is not server
+        ),
         restart_needed=restart_needed,
     )
 

@@ -50,7 +50,8 @@ class Look:
 
 
 def look(settings: Settings, named: Iterable[Path] = ()) -> Look:
-    return Look(stamp(settings), files.stamps(named))
+    certificates = (path for one in settings.listen if one.tls is not None for path in one.tls.files)
+    return Look(stamp(settings), files.stamps({*named, *certificates}))
 
 
 class Watcher:

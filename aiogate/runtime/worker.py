@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import gc
 import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Final
 
@@ -23,11 +25,13 @@ from aiohttp import web
 
 from aiogate.chain.run import answer
 from aiogate.clock import Clock
+from aiogate.config.listening import Listen, named
 from aiogate.config.settings import Address, Settings
 from aiogate.domain.reach import forbidden_address, is_listener
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.proxy.account import Account
-from aiogate.proxy.listener import Listener, ListenerOptions, check_runtime
+from aiogate.proxy.listener import Door, Listener, ListenerOptions, check_runtime
+from aiogate.proxy.router import Current
 from aiogate.runtime import same_port
 from aiogate.runtime.assembly import all_mistakes, assemble
 from aiogate.runtime.descriptors import room_for
@@ -110,8 +114,8 @@ async def run(
             gc.freeze()
             gc.enable()
             reloads = loop.create_task(_reload_on(hangup, gateway))
-            urls = ", ".join(f"http://{address}" for address in gateway.listen_addresses)
-            print(f"aiogate ready: gateway {urls}, control http://{gateway.control_address}", flush=True)  # noqa: T201
+            urls = ", ".join(gateway.listen_urls)
+            print(f"aiogate ready: gateway {urls}, control {gateway.control_url}", flush=True)  # noqa: T201
             if complaint:
                 _log.warning("%s", complaint)
             await stop.wait()
@@ -174,11 +178,15 @@ async def serving(
         await control.setup()
         try:
             await web.SockSite(control, control_socket).start()
-            await listener.start(sockets=sockets)
+            await listener.start(doors=doors_of(settings.listen, sockets, gateway.current))
             gateway.listen_addresses = tuple(str(Address(*address)) for address in listener.addresses)
             gateway.services.upstreams.refuse = kept_out(settings, control_socket, listener if own else None)
-            private = str(Address(*control_socket.getsockname()[:2]))
-            gateway.control_address = gateway.listen_addresses[0] if own else private
+            schemes = (one.scheme for one in settings.listen)
+            gateway.listen_urls = tuple(
+                f"{scheme}://{address}" for scheme, address in zip(schemes, gateway.listen_addresses, strict=True)
+            )
+            private = f"http://{Address(*control_socket.getsockname()[:2])}"
+            gateway.control_url = gateway.listen_urls[0] if own else private
             gateway.connections = lambda: listener.connections
             with run_file(settings, gateway, private):
                 async with AsyncExitStack() as work:
@@ -249,7 +257,7 @@ def bind(settings: Settings) -> tuple[socket.socket, list[socket.socket]]:
     """
     control = Address("127.0.0.1", 0) if settings.control.listen == "same" else settings.control.listen
     opened: list[socket.socket] = []
-    for address in (control, *settings.listen):
+    for address in (control, *(one.address for one in settings.listen)):
         try:
             opened.append(bound(address))
         except OSError as error:
@@ -257,6 +265,18 @@ def bind(settings: Settings) -> tuple[socket.socket, list[socket.socket]]:
                 one.close()
             raise DiagnosticsFound([not_bound(address, error)]) from error
     return opened[0], opened[1:]
+
+
+def doors_of(listens: Sequence[Listen], sockets: Sequence[socket.socket], current: Current) -> list[Door]:
+    """The bound sockets with how connections on them begin. Each handshake asks for the certificates of its moment."""
+
+    def context(name: str) -> ssl.SSLContext:
+        return current.tls.servers[name].context
+
+    return [
+        Door(sock, functools.partial(context, name) if one.tls is not None else None, one.proxy_protocol)
+        for (name, one), sock in zip(named(listens), sockets, strict=True)
+    ]
 
 
 def not_bound(address: Address, error: OSError) -> Diagnostic:
@@ -307,11 +327,16 @@ def listener_options(settings: Settings, connections: int | None = None) -> List
 
 
 @contextmanager
-def run_file(settings: Settings, gateway: Gateway, control: str) -> Iterator[None]:
+def run_file(settings: Settings, gateway: Gateway, control_url: str) -> Iterator[None]:
     """`<state>/run.json`: how the commands find the running gateway."""
     path = settings.state / "run.json"
     aside = path.with_name(f".run.json.{os.getpid()}")
-    running = {"pid": os.getpid(), "control": f"http://{control}", "started": gateway.started}
+    running = {
+        "pid": os.getpid(),
+        "control": control_url,
+        "listen": gateway.listen_urls,
+        "started": gateway.started,
+    }
     aside.write_bytes(orjson.dumps(running) + b"\n")
     aside.replace(path)
     try:

@@ -143,7 +143,12 @@ class SessionDirectory:
         return _derived(Record(stored_name(org, name), org, kind, label, b""), tuple(policy_ids), policies)
 
     def derived_again(self, session: Session, policies: PolicySet) -> Session | LookupFailure:
-        """What a session without a record comes to under these policies, which may be others."""
+        """What a session without a record comes to under these policies, which may be others.
+
+        One that was made without policies has the rights that its method gave it, whatever the policies say.
+        """
+        if not session.policies:
+            return session
         record = Record(session.name_hash, session.org, session.kind, session.label, b"")
         return _derived(record, session.policies, policies)
 

@@ -37,8 +37,8 @@ class GatewayFixture(GatewayClient):
     def __init__(self, gateway: Gateway, folder: Path) -> None:
         state = gateway.settings.state
         super().__init__(
-            f"http://{gateway.listen_addresses[0]}",
-            f"http://{gateway.control_address}",
+            gateway.listen_urls[0],
+            gateway.control_url,
             gateway.secret,
             (state / "dashboard.key").read_text("ascii").strip(),
         )

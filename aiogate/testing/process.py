@@ -15,7 +15,7 @@ from aiogate.testing.client import GatewayClient
 
 __all__ = ["GatewayProcess", "subprocess_gateway"]
 
-_READY = re.compile(rb"aiogate ready: gateway (http://[^,\s]+).*, control (http://\S+)\n")
+_READY = re.compile(rb"aiogate ready: gateway (https?://[^,\s]+).*, control (https?://\S+)\n")
 _COMMAND = (sys.executable, "-m", "aiogate", "serve")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+import tempfile
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -13,6 +16,7 @@ from aiogate.chain.exchange import BodyTooLarge, Exchange, RequestBody, Response
 from aiogate.clock import Clock
 from aiogate.config.definition import Definition, read_definition
 from aiogate.config.source import read_source
+from aiogate.credentials.certificates import CertificateStore, Handshake
 from aiogate.credentials.passwords import Passwords
 from aiogate.credentials.tokens import Tokens
 from aiogate.domain.account import kind_of, stored_name
@@ -77,6 +81,7 @@ def make_exchange(
     session: Session | None = None,
     version: str = "Default",
     policies: PolicySet | None = None,
+    handshake: Handshake | None = None,
 ) -> Exchange:
     """A request as a step gets it. `path` is the part behind the listen path, canonical, beginning with `/`."""
     pairs = CIMultiDict(headers)
@@ -97,6 +102,7 @@ def make_exchange(
         request_id="0" * 32,
         started=0.0,
         policies=policies if policies is not None else PolicySet(()),
+        handshake=handshake,
     )
     exchange.version = version
     exchange.session = session
@@ -122,6 +128,7 @@ def make_services(clock: Clock | None = None) -> Services:
         events=EventBus(),
         upstreams=UpstreamPools(),
         tokens=Tokens(clock),
+        certificates=CertificateStore(Path(tempfile.gettempdir()) / f"aiogate-certificates-{secrets.token_hex(8)}"),
     )
 
 

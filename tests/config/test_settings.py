@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiogate.config.listening import Listen
 from aiogate.config.settings import Address, Settings, load_settings
 from aiogate.errors import DiagnosticsFound
 
@@ -18,6 +19,10 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
+def addresses(settings: Settings) -> list[Address]:
+    return [one.address for one in settings.listen]
+
+
 def refused(file: Path | None, environ: dict[str, str], flags: dict[str, Any] | None = None) -> list[str]:
     with pytest.raises(DiagnosticsFound) as caught:
         load_settings(file, environ, flags)
@@ -27,7 +32,7 @@ def refused(file: Path | None, environ: dict[str, str], flags: dict[str, Any] | 
 def test_without_anything_said() -> None:
     settings = load_settings(None, {})
     assert settings == Settings()
-    assert (settings.listen, settings.control.listen) == ((Address("127.0.0.1", 8080),), Address("127.0.0.1", 8081))
+    assert (addresses(settings), settings.control.listen) == ([Address("127.0.0.1", 8080)], Address("127.0.0.1", 8081))
     assert (settings.store, settings.workers, settings.control.secret, settings.quota_status) == (
         "sqlite",
         1,
@@ -54,7 +59,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         passwords: {cost: 4, cache: 0s}
     """
     settings = load_settings(written(tmp_path, text), {"SECRET": SECRET})
-    assert settings.listen == (Address("127.0.0.1", 8080), Address("::1", 8080))
+    assert addresses(settings) == [Address("127.0.0.1", 8080), Address("::1", 8080)]
     assert (settings.control.listen, settings.control.secret) == ("same", SECRET)
     assert (settings.state, settings.apis, settings.policies) == (
         Path("/srv/state"), tmp_path / "my/apis", tmp_path / "../policies"
@@ -79,7 +84,7 @@ def test_flags_beat_the_environment_beats_the_file(tmp_path: Path) -> None:
     environ = {"AIOGATE_LISTEN": "127.0.0.1:2", "AIOGATE_CONTROL__LISTEN": "127.0.0.1:12"}
     flags = {"listen": "127.0.0.1:3", "control.listen": None, "store": None}
     settings = load_settings(file, environ, flags)
-    assert settings.listen == (Address("127.0.0.1", 3),)
+    assert addresses(settings) == [Address("127.0.0.1", 3)]
     assert settings.control.listen == Address("127.0.0.1", 12)
     assert settings.quota_status == 429
 
@@ -187,7 +192,22 @@ def test_one_address_is_not_listened_on_twice(tmp_path: Path) -> None:
     [
         ("listen: 8080", "1:9 wrong_type"),
         ("listen: []", "1:9 invalid_value"),
-        ("listen: {address: x}", "1:9 wrong_type"),
+        ("listen: {address: x}", "1:19 invalid_value"),
+        ("listen: {}", "1:9 missing_key"),
+        ("listen: [{adress: ':1', address: ':1'}]", "1:11 unknown_key"),
+        ("listen: {address: ':1', tls: }", "1:30 wrong_type"),
+        ("listen: {address: ':1', tls: {}}", "1:30 missing_key"),
+        ("listen: {address: ':1', tls: []}", "1:30 invalid_value"),
+        ("listen: {address: ':1', tls: {certificate: a}}", "1:30 missing_key"),
+        ("listen: {address: ':1', tls: [{key: a}]}", "1:31 missing_key"),
+        ("listen: {address: ':1', tls: {certificate: 5, key: b}}", "1:44 wrong_type"),
+        ("listen: {address: ':1', tls: {certificate: a, key: b, certificates: [{certificate: a, key: b}]}}",
+         "1:30 invalid_value"),
+        ("listen: {address: ':1', tls: {certificate: a, key: b, client_certificates: optional}}", "1:30 missing_key"),
+        ("listen: {address: ':1', tls: {certificate: a, key: b, client_ca: c, client_certificates: no}}",
+         "1:90 invalid_value"),
+        ("listen: {address: ':1', proxy_protocol: true}", "1:41 invalid_value"),
+        ("listen: [':1', {address: ':1'}]", "1:26 invalid_value"),
         ("workers: true", "1:10 wrong_type"),
         ("workers: 0", "1:10 invalid_value"),
         ("limits: {connections: 1.5}", "1:23 wrong_type"),
@@ -202,10 +222,35 @@ def test_one_address_is_not_listened_on_twice(tmp_path: Path) -> None:
         ("tls: {}", "1:1 unknown_key"),
         ("a: [", "2:1 yaml_syntax"),
     ],
-)
+)  # fmt: skip
 def test_what_is_refused_and_where(tmp_path: Path, text: str, found: str) -> None:
     assert refused(written(tmp_path, f"{text}\n"), {}) == [f"aiogate.yaml:{found}"]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert refused(tmp_path / "gone.yaml", {}) == ["gone.yaml:0:0 file_unreadable"]
+
+
+def test_listeners_in_all_their_forms(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        """
+listen:
+  - ":1"
+  - {address: ":2", tls: [{certificate: a.pem, key: a.key}, {certificate: b.pem, key: /b.key}]}
+  - {address: ":3", proxy_protocol: true, tls: {certificate: c.pem, key: c.key, client_ca: ca.pem}}
+trusted_proxies: 127.0.0.1
+""",
+    )
+    plain, two, one = load_settings(file, {}).listen
+    assert (plain.scheme, plain.tls, plain.proxy_protocol) == ("http", None, False)
+    assert two.tls is not None
+    assert [(pair.certificate, pair.key) for pair in two.tls.pairs] == [
+        (tmp_path / "a.pem", tmp_path / "a.key"),
+        (tmp_path / "b.pem", Path("/b.key")),
+    ]
+    assert one.tls is not None
+    assert (one.scheme, one.proxy_protocol, one.tls.client_ca) == ("https", True, tmp_path / "ca.pem")
+    assert (one.tls.client_certificates, len(one.tls.pairs)) == ("required", 1)
+    (alone,) = load_settings(written(tmp_path, "listen: {address: '[::1]:4'}\n"), {}).listen
+    assert alone == Listen(address=Address("::1", 4))

@@ -18,6 +18,7 @@ from aiogate.config.definition import Definition
 from aiogate.config.loader import load
 from aiogate.config.settings import Settings, load_settings
 from aiogate.control.application import application
+from aiogate.credentials.certificates import CertificateStore
 from aiogate.credentials.passwords import Passwords
 from aiogate.domain.policy import PolicySet
 from aiogate.errors import Diagnostic, DiagnosticsFound
@@ -137,6 +138,7 @@ class Site:
     last_reload: Verdict | None = None
     fallback: str | None = None
     draining: bool = False
+    certificates: CertificateStore = field(default_factory=lambda: CertificateStore(Path("nowhere")))
     secret: str = SECRET
     dashboard: Users = field(default_factory=Users)
     reloads: list[str] = field(default_factory=list)
@@ -234,7 +236,14 @@ def make_site(tmp_path: Path) -> Callable[..., Site]:
         settings = load_settings(None, {}, {**folders, "state": str(tmp_path / "var"), **flags})
         clock = FakeClock()
         store = MemoryStore(clock)
-        return Site(settings, clock, store, SessionDirectory(store.sessions, clock), Passwords(clock, cost=4))
+        return Site(
+            settings,
+            clock,
+            store,
+            SessionDirectory(store.sessions, clock),
+            Passwords(clock, cost=4),
+            certificates=CertificateStore(settings.state / "certificates"),
+        )
 
     for name, text in FILES.items():
         path = tmp_path / name

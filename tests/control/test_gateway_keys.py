@@ -108,7 +108,6 @@ async def test_malformed_json_says_where_it_broke(control, method, path, text, b
         ("quota_max", 1e30, "quota_max"),
         ("access_rights", ["login"], "access_rights"),
         ("basic_auth_data", "secret", "basic_auth_data"),
-        ("certificate", "abc", "certificate"),
         ("max_query_depth", 5, "max_query_depth"),
         ("tags", "gold", "tags"),
     ],

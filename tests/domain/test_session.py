@@ -143,7 +143,7 @@ def test_unknown_fields_are_left_out_and_null_means_absent() -> None:
         ({"access_rights": {"a": {"allowed_urls": [{"url": "x" * 3000}]}}}, "access_rights.a.allowed_urls.0.url:"),
         ({"date_created": "yesterday"}, "date_created:"),
         ({"post_expiry_action": "explode"}, "post_expiry_action:"),
-        ({"certificate": "abc"}, "certificate:"),
+        ({"certificate": "abc", "hmac_enabled": True}, "certificate:"),
         ({"mtls_static_certificate_bindings": ["abc"]}, "mtls_static_certificate_bindings:"),
         ({"max_query_depth": 3}, "max_query_depth:"),
         ({"smoothing": {"enabled": True}}, "smoothing:"),

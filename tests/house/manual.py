@@ -31,7 +31,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-DEFAULT_PORTS = ("8080", "8081", "9001", "9002")
+DEFAULT_PORTS = ("8080", "8081", "8443", "9001", "9002")
 REQUEST_ID = re.compile(r"\b[0-9a-f]{12}-[0-9a-f]{8}\b")
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (in )?([\w./-]+)")
@@ -225,13 +225,20 @@ class Reader:
         return ours | {
             "HOME": str(self.home / ".home"),
             "PATH": f"{self.home / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "AIOGATE_LISTEN": f"127.0.0.1:{self.ports['8080']}",
+            **self._listening(),
             "AIOGATE_CONTROL__LISTEN": f"127.0.0.1:{self.ports['8081']}",
             "COLUMNS": "200",
             "LC_ALL": "C.UTF-8",
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+    def _listening(self) -> dict[str, str]:
+        """Where the page's own settings do not say where to listen, on the port of this run."""
+        own = self.home / "aiogate.yaml"
+        if own.exists() and "listen" in yaml.safe_load(own.read_text("utf-8")):
+            return {}
+        return {"AIOGATE_LISTEN": f"127.0.0.1:{self.ports['8080']}"}
 
     def _leave(self) -> None:
         try:

@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 from pydantic import BaseModel
 
@@ -152,10 +153,22 @@ async def test_yaml_is_valid(block: Block, tmp_path: Path) -> None:
     if block.part and block.file.startswith("apis.d/"):
         whole: dict[str, Any] = {"listen": "/part/", "auth": "none", "upstream": "http://127.0.0.1:9001/"}
         text = yaml.safe_dump(whole | yaml.safe_load(text))
-    write_files(tmp_path, samples | plugins | shown | {block.file: text})
+    write_files(
+        tmp_path, samples | plugins | shown | certificates("\n".join((text, *shown.values()))) | {block.file: text}
+    )
     file = tmp_path / "aiogate.yaml"
     settings = load_settings(file if file.exists() else None, {}, None if file.exists() else folders(tmp_path))
     await check(settings)
+
+
+def certificates(text: str) -> dict[str, str]:
+    """The certificates and keys that settings name."""
+    names = re.findall(r"[\w./-]+\.(?:pem|key)\b", text)
+    if not names:
+        return {}
+    made = trustme.CA().issue_cert("localhost")
+    chain, key = made.cert_chain_pems[0].bytes().decode(), made.private_key_pem.bytes().decode()
+    return {name: chain if name.endswith(".pem") else key for name in names}
 
 
 def folders(home: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from aiogate.domain.policy import PolicySet
 from aiogate.errors import Problem
 from aiogate.proxy.balance import Target
 from aiogate.proxy.forward import CompiledUpstream, forward
-from aiogate.proxy.listener import Listener, ListenerOptions
+from aiogate.proxy.listener import Door, Listener, ListenerOptions
 from aiogate.proxy.pool import Origin, PoolOptions, UpstreamPools
 from aiogate.proxy.router import Current, RouteTable
 from aiogate.telemetry.decisions import Decision
@@ -314,8 +314,13 @@ class Gate:
         assert self.api.upstream is not None
         return self.api.upstream.target.pool
 
-    async def client(self) -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=2**24))
+    async def client(self, *, first: bytes = b"", tls: ssl.SSLContext | None = None) -> Client:
+        """A connection that sends `first` before anything else, and then does the handshake of `tls`."""
+        sock = socket.create_connection(("127.0.0.1", self.port))
+        sock.sendall(first)
+        sock.setblocking(False)
+        name = "localhost" if tls is not None else None
+        client = Client(*await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=name, limit=2**24))
         self.stack.push_async_callback(client.close)
         return client
 
@@ -377,6 +382,8 @@ class Wire:
         origin: Origin | None = None,
         base_path: str = "",
         base_query: str = "",
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        proxy_protocol: bool = False,
         **upstream_options: Any,
     ) -> Gate:
         upstream = await self.upstream()
@@ -402,7 +409,10 @@ class Wire:
             pools=pools,
             options=options,
         )
-        await listener.start([("127.0.0.1", 0)])
+        if tls is None and not proxy_protocol:
+            await listener.start([("127.0.0.1", 0)])
+        else:
+            await listener.start(doors=[Door(socket.create_server(("127.0.0.1", 0)), tls, proxy_protocol)])
 
         async def stop() -> None:
             await listener.drain(0)

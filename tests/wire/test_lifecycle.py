@@ -12,7 +12,7 @@ import pytest
 
 from aiogate.clock import SystemClock
 from aiogate.domain.policy import PolicySet
-from aiogate.proxy.listener import Listener, ListenerOptions, RuntimeUnfit, check_runtime
+from aiogate.proxy.listener import Door, Listener, ListenerOptions, RuntimeUnfit, check_runtime
 from aiogate.proxy.pool import UpstreamPools
 from aiogate.proxy.router import Current, RouteTable
 
@@ -57,7 +57,7 @@ async def test_a_request_finishes_on_the_table_it_started_with(gate):
 async def test_ports_and_sockets(gate):
     listener = bare_listener()
     bound = socket.create_server(("127.0.0.1", 0))
-    await listener.start([("127.0.0.1", 0), ("::1", 0)], [bound])
+    await listener.start([("127.0.0.1", 0), ("::1", 0)], [Door(bound)])
     try:
         assert [host for host, _ in listener.addresses] == ["127.0.0.1", "::1", "127.0.0.1"]
         assert all(port for _, port in listener.addresses)
@@ -237,7 +237,7 @@ def test_the_runtime_is_fit():
 )
 def test_an_unfit_runtime_is_refused(flags, environment, words):
     program = (
-        "from aiogate.proxy.listener import check_runtime, RuntimeUnfit\n"
+        "from aiogate.proxy.listener import Door, check_runtime, RuntimeUnfit\n"
         "try: check_runtime()\n"
         "except RuntimeUnfit as error: print(error)\n"
     )

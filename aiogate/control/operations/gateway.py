@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aiogate.clock import Clock
     from aiogate.config.definition import Definition
     from aiogate.config.settings import Settings
+    from aiogate.credentials.certificates import CertificateStore
     from aiogate.credentials.passwords import Passwords
     from aiogate.domain.policy import PolicySet
     from aiogate.errors import Diagnostic
@@ -141,6 +142,9 @@ class ControlledGateway(Protocol):
 
     @property
     def passwords(self) -> Passwords: ...
+
+    @property
+    def certificates(self) -> CertificateStore: ...
 
     @property
     def events(self) -> EventBus: ...

@@ -15,6 +15,7 @@ from aiogate.config.definition import DEFAULT_ORGANISATION
 from aiogate.control.operations.gateway import ControlledGateway
 from aiogate.control.operations.locks import Locks
 from aiogate.control.operations.names import Name, find, new_name, public_name, spelled
+from aiogate.credentials.certificates import fingerprint_of
 from aiogate.domain.account import (
     counter_keys,
     generate_hmac_string,
@@ -103,9 +104,38 @@ class Keys:
             where = "POST it to /tyk/keys/{name}, /api/keys/{username} or /api/apis/keys/basic/{username}"
             raise Rejected(400, f"{_FAILED} - a basic-auth user needs a name", [where])
         org = self._org_of(document)
+        if document.certificate:
+            return await self._create_by_certificate(document, options, org)
         key = generate_key(org)
         self._must_grant(document, org, _NO_RIGHTS_CREATE)
         return await self._write(document, None, options, key, org, stored_name(org, key))
+
+    async def _create_by_certificate(self, document: SessionDocument, options: WriteOptions, org: str) -> Written:
+        """A session that the owner of a certificate uses. Its name is the fingerprint, its id as in Tyk."""
+        document, fingerprint = self._certified(document, org)
+        self._must_grant(document, org, _NO_RIGHTS_CREATE)
+        name_hash = stored_name(org, fingerprint)
+        async with self._locks.hold(name_hash):
+            if await self._gateway.sessions.get_record(name_hash) is not None:
+                raise Rejected(400, f"{_FAILED} - Key with given certificate already found:{org}{fingerprint}")
+            return await self._write(document, None, options, org + fingerprint, org, name_hash)
+
+    def _certified(self, document: SessionDocument, org: str) -> tuple[SessionDocument, str]:
+        """The document with its certificate in the one spelling, and the fingerprint.
+
+        An id must be that of a stored certificate; a bare fingerprint stands for itself.
+        """
+        text = document.certificate.strip()
+        if fingerprint := fingerprint_of(text):
+            return document.changed(certificate=fingerprint), fingerprint
+        fingerprint = fingerprint_of(text[-64:])
+        if not fingerprint or text[:-64] != org:
+            details = [f"an id is the organisation, here {org!r}, and the SHA-256 of the certificate in hex"]
+            raise Rejected(400, f"invalid certificate ID: {text}", details)
+        identifier = org + fingerprint
+        if not self._gateway.certificates.holds(identifier):
+            raise Rejected(400, f"certificate not found: {text}", ["store it with POST /tyk/certs"])
+        return document.changed(certificate=identifier), fingerprint
 
     async def put(self, name: Name, document: SessionDocument, options: WriteOptions = WriteOptions()) -> Written:
         """A key or user under a chosen name, made or overwritten. With a password it is a basic-auth user."""
@@ -115,6 +145,11 @@ class Keys:
         org = known.org if known is not None else self._org_of(document)
         self._must_grant(document, org, _NO_RIGHTS_NAMED)
         kind = kind_of(document)
+        if kind == "certificate":
+            document, fingerprint = self._certified(document, org)
+            if known is None or known.name_hash != stored_name(org, fingerprint):
+                details = ["POST it to /tyk/keys, or use the name that this gave"]
+                raise Rejected(400, f"{_FAILED} - a session by certificate is named by its certificate", details)
         text = new_name(org, name.text, kind) if known is None else spelled(known, name.text)
         mistake = name_mistake(text, kind) if known is None or known.kind != kind else ""
         if mistake:
@@ -139,6 +174,10 @@ class Keys:
                 raise Rejected(404, "Key is not found")
             merged = document.keeping(parse_stored(existing.document))
             kind = kind_of(merged)
+            if kind == existing.kind == "certificate":
+                merged, fingerprint = self._certified(merged, existing.org)
+                if stored_name(existing.org, fingerprint) != existing.name_hash:
+                    raise Rejected(400, f"{_FAILED} - PUT does not change the certificate of a key")
             if kind != existing.kind:
                 details = [f"a {existing.kind} record cannot become a {kind} record; make a new one under another name"]
                 raise Rejected(400, f"{_FAILED} - PUT does not change the kind of a key", details)

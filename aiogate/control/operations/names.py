@@ -7,7 +7,7 @@ Nothing else in the control room compares names: a user name, organisation and u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiogate.domain.account import is_name_hash, org_of_key, stored_name, without_org
 from aiogate.domain.session import Record, SessionKind
@@ -35,7 +35,9 @@ async def find(sessions: SessionDirectory, name: Name) -> Record | None:
     """The record that a caller means: by hash, by key, by name, by organisation and name, in this order."""
     if name.hashed or is_name_hash(name.text.lower()):
         record = await sessions.get_record(name.text.lower())
-        return record if record is not None and name.org in (None, record.org) else None
+        if record is not None or name.hashed:
+            return record if record is not None and name.org in (None, record.org) else None
+        name = replace(name, text=name.text.lower())  # the fingerprint of a certificate has the same form
     for spelling in (_verbatim, without_org):
         found = [
             record

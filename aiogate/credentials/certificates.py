@@ -1,0 +1,269 @@
+"""Certificates of clients: what a handshake proved, and the store of those that are known by name.
+
+A handshake is looked into when somebody asks, once for each connection. The store is a folder of PEM files: an id is
+Tyk's, the organisation and the SHA-256 of the certificate in hex. Which ids there are is known from the names alone, so
+that a request never waits for the disk, and a certificate that is removed is unknown to the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+__all__ = [
+    "CertificateRefused",
+    "CertificateStore",
+    "ClientCertificate",
+    "Handshake",
+    "StoredCertificate",
+    "fingerprint_of",
+]
+
+_ORG: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_FILE: Final = re.compile(rf"({_ORG.pattern})\.({_FINGERPRINT.pattern})\.pem", re.ASCII)
+
+
+def fingerprint_of(text: str) -> str:
+    """A SHA-256 in lower-case hex, from any spelling, `AB:CD:…` too; empty for what is none."""
+    found = text.replace(":", "").strip().lower()
+    return found if _FINGERPRINT.fullmatch(found) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """The certificate that a client proved to have the key of, signed by an authority of the listener's `client_ca`.
+
+    `fingerprint` is the SHA-256 of `der`, in hex. `subject` and `issuer` are as in RFC 4514. Times are epoch seconds.
+    """
+
+    der: bytes
+    fingerprint: str
+    subject: str
+    issuer: str
+    serial: str
+    """Hex, as `openssl x509 -serial` shows it."""
+    not_before: float
+    not_after: float
+
+    @property
+    def pem(self) -> str:
+        return ssl.DER_cert_to_PEM_cert(self.der)
+
+    @classmethod
+    def read(cls, der: bytes) -> ClientCertificate:
+        """One that cannot be read has never been valid."""
+        from cryptography import x509
+
+        fingerprint = sha256(der).hexdigest()
+        try:
+            found = x509.load_der_x509_certificate(der)
+            return cls(
+                der,
+                fingerprint,
+                printable(found.subject.rfc4514_string()),
+                printable(found.issuer.rfc4514_string()),
+                f"{found.serial_number:02X}",
+                found.not_valid_before_utc.timestamp(),
+                found.not_valid_after_utc.timestamp(),
+            )
+        except ValueError:
+            return cls(der, fingerprint, "(cannot be read)", "(cannot be read)", "", 0.0, 0.0)
+
+
+def printable(name: str) -> str:
+    """A name that may stand in a header and in a log: other characters in hex, behind a backslash (RFC 4514, 2.4)."""
+    return "".join(
+        char if " " <= char <= "~" else "".join(f"\\{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+        for char in name
+    )
+
+
+class Handshake:
+    """What was settled when a TLS connection was made."""
+
+    __slots__ = ("_certificate", "_ssl")
+
+    def __init__(self, ssl_object: ssl.SSLObject) -> None:
+        self._ssl: ssl.SSLObject | None = ssl_object
+        self._certificate: ClientCertificate | None = None
+
+    @property
+    def certificate(self) -> ClientCertificate | None:
+        """The client's; None: it showed none."""
+        if self._ssl is not None:
+            der = self._ssl.getpeercert(binary_form=True)
+            self._certificate = ClientCertificate.read(der) if der else None
+            self._ssl = None
+        return self._certificate
+
+
+class CertificateRefused(Exception):
+    """What should be stored is not a certificate, or is there already; the text is for whoever sent it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCertificate:
+    """A certificate in the store, in the words of Tyk's replies."""
+
+    id: str
+    fingerprint: str
+    has_private: bool
+    issuer: str
+    subject: str
+    issuer_cn: str
+    subject_cn: str
+    not_before: str
+    not_after: str
+    dns_names: tuple[str, ...]
+    is_ca: bool
+
+
+class CertificateStore:
+    """The certificates under `folder`, which is made with the first of them. Files are for their owner only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, Path] | None = None
+        self._writing = asyncio.Lock()
+
+    def holds(self, identifier: str) -> bool:
+        """Whether there is a certificate with this id."""
+        return identifier in self._known
+
+    def ids(self, org: str = "") -> Sequence[str]:
+        """The ids of an organisation, or all of them, sorted."""
+        return sorted(known for known in self._known if not org or known[:-64] == org)
+
+    async def show(self, identifier: str) -> StoredCertificate | None:
+        """None: there is no such certificate, or it cannot be read."""
+        path = self._known.get(identifier)
+        if path is None:
+            return None
+        try:
+            pem = await asyncio.to_thread(path.read_bytes)
+            leaf, has_private = _examined(pem)
+        except (OSError, CertificateRefused):
+            return None
+        return _described(identifier, leaf, has_private=has_private)
+
+    async def add(self, org: str, pem: bytes) -> str:
+        """Keep a certificate, with its chain and its key where these are sent; its id. Raises `CertificateRefused`."""
+        if not _ORG.fullmatch(org):
+            raise CertificateRefused("the organisation has characters that an id cannot have")
+        leaf, _ = await asyncio.to_thread(_examined, pem)
+        fingerprint = _fingerprint(leaf)
+        identifier = org + fingerprint
+        async with self._writing:
+            if identifier in self._known:
+                raise CertificateRefused(f"Certificate with {identifier} id already exists")
+            path = self._folder / f"{org}.{fingerprint}.pem"
+            await asyncio.to_thread(_write, path, pem)
+            self._known[identifier] = path
+        return identifier
+
+    async def remove(self, identifier: str) -> bool:
+        """Forget a certificate, for the next request already. False: there was none."""
+        async with self._writing:
+            path = self._known.pop(identifier, None)
+            if path is None:
+                return False
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        return True
+
+    @property
+    def _known(self) -> dict[str, Path]:
+        if self._files is None:
+            self._files = {}
+            try:
+                names = sorted(os.listdir(self._folder))  # noqa: PTH208  # once, names only
+            except FileNotFoundError:
+                names = []
+            for name in names:
+                if (found := _FILE.fullmatch(name)) is not None:
+                    self._files[found[1] + found[2]] = self._folder / name
+        return self._files
+
+
+def _examined(pem: bytes) -> tuple[x509.Certificate, bool]:
+    """The first certificate of a PEM text, and whether its private key is there too. Raises `CertificateRefused`."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+    try:
+        leaf = x509.load_pem_x509_certificates(pem)[0]
+    except ValueError as broken:
+        raise CertificateRefused("Certificate is not PEM that can be read") from broken
+    if b"PRIVATE KEY-----" not in pem:
+        return leaf, False
+    try:
+        key = load_pem_private_key(_key_block(pem), None)
+    except (ValueError, TypeError) as broken:
+        raise CertificateRefused("The private key cannot be read, or has a password") from broken
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*form) != leaf.public_key().public_bytes(*form):
+        raise CertificateRefused("The private key does not belong to the certificate")
+    return leaf, True
+
+
+def _key_block(pem: bytes) -> bytes:
+    found = re.search(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", pem, re.DOTALL)
+    if found is None:
+        raise ValueError("no whole block")
+    return found[0]
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+
+def _described(identifier: str, leaf: x509.Certificate, *, has_private: bool) -> StoredCertificate:
+    from cryptography import x509
+
+    def extension(kind: Any) -> Any:
+        try:
+            return leaf.extensions.get_extension_for_class(kind).value
+        except x509.ExtensionNotFound:
+            return None
+
+    def common_name(name: x509.Name) -> str:
+        return ", ".join(str(one.value) for one in name.get_attributes_for_oid(x509.NameOID.COMMON_NAME))
+
+    names = extension(x509.SubjectAlternativeName)
+    constraints = extension(x509.BasicConstraints)
+    return StoredCertificate(
+        id=identifier,
+        fingerprint=_fingerprint(leaf),
+        has_private=has_private,
+        issuer=leaf.issuer.rfc4514_string(),
+        subject=leaf.subject.rfc4514_string(),
+        issuer_cn=common_name(leaf.issuer),
+        subject_cn=common_name(leaf.subject),
+        not_before=f"{leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
+        not_after=f"{leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        dns_names=tuple(names.get_values_for_type(x509.DNSName)) if names is not None else (),
+        is_ca=bool(constraints is not None and constraints.ca),
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
