@@ -14,8 +14,8 @@ from aiogate.runtime.link import Framer, Message, packed
 
 if TYPE_CHECKING:
     from aiogate.errors import Diagnostic
+    from aiogate.runtime.child import Birth
     from aiogate.runtime.reload import ReloadVerdict
-    from aiogate.runtime.supervisor import Birth
 
 __all__ = ["Crew", "Reloads", "failed"]
 
@@ -140,9 +140,9 @@ class Crew:
         elif kind == "prepare":
             self.send(("prepared", message[1], tuple(await reloads.prepare(message[2]))))
         elif kind == "commit":
-            self.send(("committed", message[1], await reloads.commit(message[2], keep=message[3])))
+            self.send(("ended", message[1], await reloads.commit(message[2], keep=message[3])))
         elif kind == "abandon":
-            self.send(("committed", message[1], await reloads.abandon(message[2], message[3])))
+            self.send(("ended", message[1], await reloads.abandon(message[2], message[3])))
         elif kind == "stop":
             self.stopping.set()
         elif kind == "cut":

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.runtime.child import Birth
 from aiogate.runtime.crew import Crew, failed
-from aiogate.runtime.supervisor import Birth, Supervisor
+from aiogate.runtime.supervisor import Supervisor
 
 FOLDER = Path(sys.argv[1])
 
