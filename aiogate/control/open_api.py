@@ -38,7 +38,7 @@ def routes(gateway: ControlledGateway) -> Iterable[Route]:
             raise Rejected(403, access.GATEWAY_REFUSED)
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
         # With thousands of APIs the text takes longer than requests should wait.
-        text = await asyncio.to_thread(gateway.metrics(openmetrics=openmetrics))
+        text = await asyncio.to_thread(await gateway.metrics(openmetrics=openmetrics))
         return web.Response(body=text.encode(), headers={"Content-Type": _OPENMETRICS if openmetrics else _TEXT})
 
     rows = (("/hello", hello), ("/ready", ready), ("/metrics", metrics))

@@ -10,10 +10,10 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -22,7 +22,7 @@ from aiogate.config.settings import SettingsMistaken
 from aiogate.errors import Diagnostic, DiagnosticsFound, Problem
 from aiogate.proxy.body import NO_BODY
 from aiogate.proxy.paths import Canonical, canonical
-from aiogate.runtime import readings, views
+from aiogate.runtime import merged, readings, views
 from aiogate.runtime.reload import (
     Change,
     Generation,
@@ -36,6 +36,7 @@ from aiogate.runtime.reload import (
     settle,
 )
 from aiogate.stores.base import Node
+from aiogate.telemetry import logs
 from aiogate.telemetry.metrics import exposition
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
     from aiogate.credentials.passwords import Passwords
     from aiogate.proxy.router import Current, RouteTable
     from aiogate.runtime.access import DashboardUsers
+    from aiogate.runtime.crew import Crew
     from aiogate.runtime.health import ApiHealth, HealthSampler
     from aiogate.runtime.last_good import Fallback
-    from aiogate.runtime.plugin_hooks import PluginHooks
+    from aiogate.runtime.plugin_hooks import PluginHooks, Running
     from aiogate.stores.base import Store
     from aiogate.stores.repositories import SessionDirectory
     from aiogate.telemetry.access_log import AccessLog
@@ -82,6 +84,7 @@ class Status:
 
     version: str
     pid: int
+    """Of the process that answers; `pids` has all that take requests."""
     generation: int
     since: float
     """Epoch seconds at which this generation began to serve."""
@@ -100,10 +103,22 @@ class Status:
     """WebSockets that are open."""
     draining: bool
     last_reload: ReloadVerdict | None
+    pids: tuple[int, ...] = ()
     fallback: str = ""
     """What is served instead of the declared files since a start on which they had mistakes."""
     ejected: tuple[views.EjectedView, ...] = ()
     """Targets of upstreams that get no requests for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A generation that was made and does not serve yet; `hooks` are its started plugins."""
+
+    settings: Settings
+    generation: Generation
+    hooks: Mapping[str, Running]
+    change: Change
+    reason: str
 
 
 class Gateway:
@@ -151,25 +166,30 @@ class Gateway:
         self._read_settings = read_settings
         self._loader = loader
         self._health = health
+        self.crew: Crew | None = None
+        """All workers, where there are several."""
+        self._prepared: Prepared | None = None
+        self._began = 0.0
         self._reloading = asyncio.Lock()
         self._next: asyncio.Task[ReloadVerdict] | None = None
 
     async def start(self) -> None:
         """Load the first generation, from kept files if the start falls back on them. Raises `DiagnosticsFound`."""
         fallback = self.fallback
+        began = self.clock.monotonic()
+        kept = fallback.restored.serves(self.settings) if fallback is not None else None
+        await self._serve(await self._load(self.settings, "start", kept))
         if fallback is None:
-            await self._swap_in(self.settings)
             self.accepted.set()
             return
-        began = self.clock.monotonic()
-        await self._swap_in(self.settings, fallback.restored.serves(self.settings))
         taken = self.clock.monotonic() - began
-        self.last_reload = ReloadVerdict(False, 1, self.clock.now(), taken, "start", fallback.mistakes)
+        number = self.current.table.generation
+        self.last_reload = ReloadVerdict(False, number, self.clock.now(), taken, "start", fallback.mistakes)
         _log.error("the declared files have mistakes, and what is served is %s:\n%s", fallback,
                    "\n".join(str(mistake) for mistake in fallback.mistakes))  # fmt: skip
 
     def reload(self, reason: str) -> asyncio.Future[ReloadVerdict]:
-        """Reload everything; the verdict of the first reload that began after this call."""
+        """Reload everything, in all workers; the verdict of the first reload that began after this call."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._reload_in_turn(reason))
         return asyncio.shield(self._next)
@@ -177,28 +197,50 @@ class Gateway:
     async def _reload_in_turn(self, reason: str) -> ReloadVerdict:
         async with self._reloading:
             self._next = None
-            return await self._reload(reason)
+            if self.crew is not None:
+                return await self.crew.reload(reason)
+            if mistakes := await self.prepare(reason):
+                return await self.abandon(reason, mistakes)
+            return await self.commit(self.current.table.generation + 1)
 
-    async def _reload(self, reason: str) -> ReloadVerdict:
-        began = self.clock.monotonic()
-        serving = self.current.table.generation
-        diagnostics: Sequence[Diagnostic] = ()
-        change = Change()
+    async def prepare(self, reason: str) -> Sequence[Diagnostic]:
+        """Make the next generation and hold it: `commit` or `abandon` it. The mistakes that are in its way, or none."""
+        self._began = self.clock.monotonic()
         try:
             settings = await asyncio.to_thread(self._read_settings)
-            change = await self._swap_in(settings)
-            self.fallback = None
-            self.accepted.set()
+            self._prepared = await self._load(settings, reason)
         except SettingsMistaken as mistakes:
-            diagnostics = DiagnosticsFound([*mistakes.diagnostics, *await self._further(mistakes.readable)]).diagnostics
+            return DiagnosticsFound([*mistakes.diagnostics, *await self._further(mistakes.readable)]).diagnostics
         except DiagnosticsFound as mistakes:
-            diagnostics = mistakes.diagnostics
-        number = self.generation.number if self.generation is not None else 0
+            return mistakes.diagnostics
+        return ()
+
+    async def commit(self, generation: int, *, keep: bool = True) -> ReloadVerdict:
+        """Serve what was prepared. `keep`: it is to be kept as the last that worked."""
+        prepared, self._prepared = self._prepared, None
+        assert prepared is not None
+        assert prepared.generation.number == generation
+        await self._serve(prepared)
+        self.fallback = None
+        if keep:
+            self.accepted.set()
+        return self._concluded(prepared.reason, (), prepared.change)
+
+    async def abandon(self, reason: str, diagnostics: Sequence[Diagnostic]) -> ReloadVerdict:
+        """Let go of what was prepared, if anything was: the reload is refused for these mistakes."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            await self.plugins.abandon(prepared.hooks)
+            discard(prepared.generation.table.apis.values(), prepared.generation.board, self.generation)
+        return self._concluded(reason, diagnostics, Change())
+
+    def _concluded(self, reason: str, diagnostics: Sequence[Diagnostic], change: Change) -> ReloadVerdict:
+        number = self.current.table.generation
         verdict = ReloadVerdict(
             ok=not diagnostics,
             generation=number,
             at=self.clock.now(),
-            seconds=self.clock.monotonic() - began,
+            seconds=self.clock.monotonic() - self._began,
             reason=reason,
             diagnostics=tuple(diagnostics),
             changed=change,
@@ -210,7 +252,6 @@ class Gateway:
         if verdict.ok:
             _log.info("reload by %s: generation %d serves, %s", reason, number, change)
         else:
-            assert number == serving
             _log.error("reload by %s refused, generation %d keeps serving:\n%s", reason, number,
                        "\n".join(str(diagnostic) for diagnostic in diagnostics))  # fmt: skip
         return verdict
@@ -227,8 +268,11 @@ class Gateway:
         discard(unserved.table.apis.values(), unserved.board, self.generation)
         return ()
 
-    async def _swap_in(self, settings: Settings, kept: Settings | None = None) -> Change:
-        """Load and serve; `kept` says where the files are that are read in place of the declared ones."""
+    async def _load(self, settings: Settings, reason: str, kept: Settings | None = None) -> Prepared:
+        """A generation that could serve; `kept` says where the files are that are read in place of the declared ones.
+
+        Raises `DiagnosticsFound`.
+        """
         old = self.generation
         waiting = tuple(name for name in RESTART_ONLY if differs(name, settings, self.settings))
         with in_small_turns():
@@ -236,28 +280,32 @@ class Gateway:
             change = difference(old, new, waiting)
             settle(change)
         try:
-            prepared = await self.plugins.prepare(new.board)
+            hooks = await self.plugins.prepare(new.board)
         except DiagnosticsFound:
             discard(new.table.apis.values(), new.board, old)
             raise
+        return Prepared(settings, new, hooks, change, reason)
+
+    async def _serve(self, prepared: Prepared) -> None:
+        """The swap: from here on requests meet the new generation. What it replaces is let go."""
+        old, new = self.generation, prepared.generation
         known = old.declared.warnings if old is not None else ()
         for warning in new.declared.warnings:
             if warning not in known:
                 _log.warning("%s", warning)
-        self.settings = replace_reloadable(self.settings, settings)
+        self.settings = replace_reloadable(self.settings, prepared.settings)
         self.generation = new
         self.current.table = new.table
         self.current.tls = new.tls.over(self.current.tls)
         for warning in new.tls.warnings:
             _log.warning("%s", warning)
-        await self.plugins.commit(prepared)
+        await self.plugins.commit(prepared.hooks)
         if old is not None:
             with in_small_turns():
                 await retire(old, new)
                 parts = old.parts()
                 del old
                 await asyncio.to_thread(let_go, parts)
-        return change
 
     def node(self, id: str = "") -> Node:
         """What others see of this gateway; `id` is its name among them."""
@@ -275,11 +323,49 @@ class Gateway:
             own=True,
         )
 
-    def status(self) -> Status:
+    # What all workers know together
+
+    def answers(self) -> Mapping[str, Callable[[Any], Any]]:
+        """What this process says when all are asked; each is a function of the question's argument."""
+        return {
+            "status": lambda _: self._own_status(),
+            "metrics": lambda _: asyncio.to_thread(readings.families(self)),
+            "counters": self._own_counters,
+            "log level": lambda wanted: logs.set_level(*wanted),
+        }
+
+    async def status(self) -> Status:
+        """The state of the gateway; requests and connections are those of all workers."""
+        own = self._own_status()
+        return own if self.crew is None else merged.status(own, await self.crew.gather("status"))
+
+    async def metrics(self, *, openmetrics: bool = False) -> Callable[[], str]:
+        """Makes the text that Prometheus reads; what is returned may be called in another thread."""
+        if self.crew is None:
+            shown = readings.families(self)
+            return lambda: exposition(shown(), openmetrics=openmetrics)
+        counted = await self.crew.gather("metrics")
+        return lambda: exposition(merged.families(counted), openmetrics=openmetrics)
+
+    async def api_counters(self, api: str) -> ApiHealth | None:
+        """None: no such API."""
+        if self.crew is None:
+            return self._own_counters(api)
+        return merged.counters(await self.crew.gather("counters", api))
+
+    async def set_log_level(self, level: str, logger: str) -> None:
+        """Change the level of one of `logs.LOGGERS`, in all workers."""
+        if self.crew is None:
+            logs.set_level(level, logger)
+        else:
+            await self.crew.gather("log level", (level, logger))
+
+    def _own_status(self) -> Status:
         table = self.current.table
         return Status(
             version=version("aiogate"),
             pid=os.getpid(),
+            pids=(os.getpid(),),
             generation=table.generation,
             since=table.made_at,
             started=self.started,
@@ -338,13 +424,7 @@ class Gateway:
     def plugins_view(self) -> Sequence[views.PluginView]:
         return views.plugin_views(self.generation.board) if self.generation is not None else ()
 
-    def metrics(self, *, openmetrics: bool = False) -> Callable[[], str]:
-        """Makes the text that Prometheus reads; what is returned may be called in another thread."""
-        shown = readings.families(self)
-        return lambda: exposition(shown(), openmetrics=openmetrics)
-
-    def api_counters(self, api: str) -> ApiHealth | None:
-        """None: no such API."""
+    def _own_counters(self, api: str) -> ApiHealth | None:
         compiled = self.current.table.apis.get(api)
         return self._health.of(compiled) if compiled is not None else None
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiogate.chain.hookspecs import Lifecycle
     from aiogate.chain.plugboard import PlugBoard
 
-__all__ = ["PluginHooks"]
+__all__ = ["PluginHooks", "Running"]
 
 _log = logging.getLogger("aiogate.plugins")
 
@@ -61,7 +61,7 @@ class PluginHooks:
                 message = f"the plugin {name} could not start: {type(error).__name__}: {error}"
                 found.append(Diagnostic(module.__file__ or name, 1, 1, "plugin_broken", message))
         if found:
-            await self._stop({name: run for name, run in prepared.items() if run is not self._running.get(name)})
+            await self.abandon(prepared)
             raise DiagnosticsFound(found)
         return prepared
 
@@ -70,6 +70,10 @@ class PluginHooks:
         replaced = {name: run for name, run in self._running.items() if prepared.get(name) is not run}
         self._running = prepared
         await self._stop(replaced)
+
+    async def abandon(self, prepared: Mapping[str, Running]) -> None:
+        """Stop what was started for a board that will not serve."""
+        await self._stop({name: run for name, run in prepared.items() if run is not self._running.get(name)})
 
     async def stop(self) -> None:
         """Stop everything."""

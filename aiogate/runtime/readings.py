@@ -39,17 +39,17 @@ def _gauges(gateway: Gateway) -> list[Family]:
     }
     processor = resource.getrusage(resource.RUSAGE_SELF)
     return [
-        Family("aiogate_build_info", "gauge", "Always 1.", [Sample(1, (("version", version("aiogate")),))]),
-        Family("aiogate_generation", "gauge", "The generation that serves.", [Sample(table.generation)]),
+        Family("aiogate_build_info", "gauge", "Always 1.", [Sample(1, (("version", version("aiogate")),))], "max"),
+        Family("aiogate_generation", "gauge", "The generation that serves.", [Sample(table.generation)], "min"),
         Family(
             "aiogate_generation_timestamp_seconds", "gauge", "When it began to serve, in epoch seconds.",
-            [Sample(table.made_at)],
+            [Sample(table.made_at)], "max",
         ),
         Family(
             "aiogate_last_reload_ok", "gauge", "0 after a refused reload, otherwise 1.",
-            [Sample(int(last is None or last.ok))],
+            [Sample(int(last is None or last.ok))], "min",
         ),
-        Family("aiogate_apis", "gauge", "APIs that are served.", [Sample(len(table.apis))]),
+        Family("aiogate_apis", "gauge", "APIs that are served.", [Sample(len(table.apis))], "max"),
         Family(
             "aiogate_requests_in_progress", "gauge", "Requests that have not ended.",
             [Sample(api.lease.active, (("api", api.id),)) for api in table.apis.values()],
@@ -69,7 +69,7 @@ def _gauges(gateway: Gateway) -> list[Family]:
         ),
         Family(
             "aiogate_upstream_target_up", "gauge", "0 while a target of several is ejected, otherwise 1.",
-            [Sample(int(not left), labels) for labels, (_, left) in targets.items()],
+            [Sample(int(not left), labels) for labels, (_, left) in targets.items()], "min",
         ),
         Family(
             "aiogate_upstream_ejections_total", "counter", "How often a target of several was ejected.",
@@ -87,8 +87,9 @@ def _gauges(gateway: Gateway) -> list[Family]:
             "aiogate_store_up", "gauge", "0 while the store cannot be asked or written, otherwise 1.",
             [Sample(int(not gateway.store.trouble))],
         ),
+        Family("aiogate_workers", "gauge", "Processes that take requests.", [Sample(1)]),
         Family("aiogate_sessions_cached", "gauge", "Sessions kept compiled.", [Sample(len(gateway.sessions))]),
-        Family("process_start_time_seconds", "gauge", "Start, in epoch seconds.", [Sample(gateway.started)]),
+        Family("process_start_time_seconds", "gauge", "Start, in epoch seconds.", [Sample(gateway.started)], "min"),
         Family(
             "process_cpu_seconds_total", "counter", "Processor time, user and system.",
             [Sample(round(processor.ru_utime + processor.ru_stime, 6))],

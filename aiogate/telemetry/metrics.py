@@ -169,12 +169,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Samples under one name. A counter's name ends in `_total`."""
+    """Samples under one name. A counter's name ends in `_total`.
+
+    `merge` says what the samples of several workers make: their `sum`, or the `max` or `min` of what they share.
+    """
 
     name: str
     kind: str
     help: str
     samples: Sequence[Sample]
+    merge: str = "sum"
 
 
 def families(metrics: Metrics, apis: Iterable[str]) -> list[Family]:

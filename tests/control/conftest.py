@@ -25,6 +25,7 @@ from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.stores.base import Node, Store
 from aiogate.stores.memory import MemoryStore
 from aiogate.stores.repositories import SessionDirectory
+from aiogate.telemetry import logs
 from aiogate.telemetry.events import Event, EventBus
 from aiogate.testing.clock import FakeClock
 
@@ -160,7 +161,7 @@ class Site:
     def node(self, id: str = "") -> Node:
         return Node(id or "here", "host", 1, "0", 1, 0.0, "serving", True, "127.0.0.1:1", own=True)
 
-    def status(self) -> Any:
+    async def status(self) -> Any:
         return {"generation": self.current.table.generation, "store": self.store.name, "last_reload": self.last_reload}
 
     def routes_view(self, *, method: str | None = None, path: str | None = None, host: str | None = None) -> RoutesView:
@@ -173,10 +174,13 @@ class Site:
     def plugins_view(self) -> Any:
         return [{"name": "basic"}]
 
-    def metrics(self, *, openmetrics: bool = False) -> Callable[[], str]:
+    async def metrics(self, *, openmetrics: bool = False) -> Callable[[], str]:
         return lambda: "# EOF\n" if openmetrics else "up 1\n"
 
-    def api_counters(self, api: str) -> Health | None:
+    async def set_log_level(self, level: str, logger: str) -> None:
+        logs.set_level(level, logger)
+
+    async def api_counters(self, api: str) -> Health | None:
         return Health() if api in self.current.table.apis else None
 
 

@@ -61,7 +61,7 @@ async def walk(tmp_path, **settings):
             ):
                 await gateway.request("POST", data=b"canary-body", **sent)
             await gateway.get("/nobody?who=canary-key")
-            metrics = gateway.gateway.metrics()()
+            metrics = (await gateway.gateway.metrics())()
     text = file.read_text()
     assert "canary" not in text
     assert "canary" not in metrics
@@ -143,7 +143,7 @@ async def test_a_blocked_writer_costs_lines_and_no_request(tmp_path):
         async with asyncio.timeout(10):
             while gateway.gateway.access_log.dropped < 20:
                 assert (await gateway.get("/hello")).status == 200
-        assert "aiogate_access_log_dropped_total 0" not in gateway.gateway.metrics()()
+        assert "aiogate_access_log_dropped_total 0" not in (await gateway.gateway.metrics())()
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     os.close(reader)
 

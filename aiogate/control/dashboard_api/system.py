@@ -26,7 +26,7 @@ class DashboardSystem:
 
     @described("Show the state of the gateway")
     async def status(self, request: web.Request) -> web.Response:
-        return reply(self._gateway.status())
+        return reply(await self._gateway.status())
 
     @described("List the gateways on this store")
     async def nodes(self, request: web.Request) -> web.Response:

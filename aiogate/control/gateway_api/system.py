@@ -79,7 +79,7 @@ class GatewaySystem:
         api = request.query.get("api_id", "")
         if not api:
             raise Rejected(400, "missing api_id parameter")
-        health = self._reads.health(api)
+        health = await self._reads.health(api)
         return reply(
             {
                 "throttle_reqests_per_second": health.throttled_per_second,
@@ -130,7 +130,7 @@ class GatewaySystem:
             raise Rejected(400, refusal, [f"level: one of {', '.join(logs.LEVELS)}"])
         if logger not in logs.LOGGERS:
             raise Rejected(400, refusal, [f"logger: one of {', '.join(logs.LOGGERS)}"])
-        logs.set_level(level, logger)
+        await self._gateway.set_log_level(level, logger)
         return reply({"levels": logs.levels()})
 
 

@@ -176,7 +176,7 @@ class ControlledGateway(Protocol):
 
     def reload(self, reason: str) -> Awaitable[ReloadVerdict]: ...
 
-    def status(self) -> Any: ...
+    def status(self) -> Awaitable[Any]: ...
 
     def node(self, id: str = "") -> Node:
         """What others see of this gateway."""
@@ -192,10 +192,12 @@ class ControlledGateway(Protocol):
 
     def plugins_view(self) -> Any: ...
 
-    def metrics(self, *, openmetrics: bool = False) -> Callable[[], str]:
+    def metrics(self, *, openmetrics: bool = False) -> Awaitable[Callable[[], str]]:
         """Makes the text that Prometheus reads; what is returned may be called in another thread."""
         ...
 
-    def api_counters(self, api: str) -> ApiHealth | None:
+    def set_log_level(self, level: str, logger: str) -> Awaitable[None]: ...
+
+    def api_counters(self, api: str) -> Awaitable[ApiHealth | None]:
         """None: no such API."""
         ...

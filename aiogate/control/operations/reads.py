@@ -57,8 +57,8 @@ class Reads:
         served = self._gateway.current.table.apis.get(api_id)
         return served.definition if served is not None and org in (None, served.definition.org) else None
 
-    def health(self, api_id: str) -> ApiHealth:
-        health = self._gateway.api_counters(api_id)
+    async def health(self, api_id: str) -> ApiHealth:
+        health = await self._gateway.api_counters(api_id)
         if health is None:
             raise Rejected(404, "API ID not found")
         return health
