@@ -75,8 +75,10 @@ class Crew:
     async def leave(self) -> None:
         """The worker is at its end."""
         if self._hearing is not None:
-            self._hearing.cancel()
-            await asyncio.gather(self._hearing, *self._doing, return_exceptions=True)
+            under_way = [self._hearing, *self._doing]
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
         if self._writer is not None:
             self._writer.close()
 
