@@ -251,6 +251,8 @@ DIAGNOSTICS: Final[Mapping[str, str]] = {
     "secret_weak": "A control secret that is empty, short or a well-known default.",
     "address_in_use": "The address cannot be bound.",
     "certificate_expired": "A certificate that is not valid now; a warning.",
+    "worker_failed": "A worker ended before it served.",
+    "reload_interrupted": "A worker ended, or did not answer, while all prepared a reload.",
     "access_log_unwritable": "The file of the access log cannot be opened.",
     "plugin_broken": "A plugin that cannot be loaded.",
     "build_failed": "A plugin that could not be built from a valid configuration.",

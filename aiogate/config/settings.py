@@ -442,14 +442,12 @@ _FOLDERS: Final = ("state", "apis", "policies", "plugins")
 
 def _contradictions(settings: Settings, source: Source) -> Iterator[Diagnostic]:
     """What one key says about another."""
-    if settings.workers > 1:
-        shared = settings.store not in ("sqlite", "memory")
-        trouble = "are not started yet" if shared else f"cannot share the store `{settings.store}`"
+    if settings.workers > 1 and settings.store in ("sqlite", "memory"):
         yield Diagnostic.at(
             source.locate(("workers",)),
             "store_workers",
-            f"{settings.workers} workers {trouble}",
-            "say `workers: 1`" + (", and start more gateways on one Redis" if shared else ""),
+            f"{settings.workers} workers cannot share the store `{settings.store}`",
+            "say `workers: 1`, or keep state in Redis: `store: redis://…`",
             "workers",
         )
     addresses = [one.address for one in settings.listen]

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from aiogate.chain.contracts import Services
 from aiogate.clock import Clock, SystemClock
@@ -33,7 +35,15 @@ from aiogate.stores.repositories import SessionDirectory
 from aiogate.telemetry.decisions import Decision
 from aiogate.telemetry.events import EventBus
 
-__all__ = ["all_mistakes", "assemble", "check"]
+__all__ = ["Place", "all_mistakes", "assemble", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A worker among several: the number of what they serve, and where its files are if not where they are declared."""
+
+    generation: int
+    served: Settings | None
 
 
 @asynccontextmanager
@@ -43,11 +53,12 @@ async def assemble(
     clock: Clock | None = None,
     own: Sequence[Definition] = (),
     fallback: Fallback | None = None,
+    place: Place | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway with its first generation loaded, its store open; both are let go at the end.
 
     `own` are definitions that every generation has beside the operator's, unseen in lists. With `fallback` the first
-    generation is made of the files that it names.
+    generation is made of the files that it names. `place` is that of a worker among several.
 
     Raises `DiagnosticsFound` when something that was declared cannot be served.
     """
@@ -81,7 +92,10 @@ async def assemble(
             fallback=fallback,
         )
         try:
-            await gateway.start()
+            if place is None:
+                await gateway.start()
+            else:
+                await gateway.start(place.generation, place.served)
             if store.peers is not None:
                 store.peers.begin(GatewayListener(gateway))
             yield gateway
@@ -106,7 +120,13 @@ def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
             announce=store.peers.written if store.peers is not None else None,
         ),
         counters=store.counters,
-        passwords=Passwords(cost=settings.passwords.cost, cache_seconds=settings.passwords.cache, clock=clock),
+        passwords=Passwords(
+            # All workers together use each core once.
+            threads=max(1, (os.cpu_count() or 1) // settings.workers),
+            cost=settings.passwords.cost,
+            cache_seconds=settings.passwords.cache,
+            clock=clock,
+        ),
         events=EventBus(),
         upstreams=UpstreamPools(),
         tokens=Tokens(clock),

@@ -68,9 +68,12 @@ class Crew:
         self._hearing = asyncio.get_running_loop().create_task(self._hear(reader))
         self.send(("ready", generation, told))
 
-    def leaving(self) -> None:
-        """Say that we drain: another may take our place."""
-        self.send(("leaving",))
+    def ask_to_leave(self) -> None:
+        """Ask to be told to stop, which happens when another worker serves. May be called before `join`."""
+        if self._writer is None or self._writer.is_closing():
+            self.stopping.set()
+        else:
+            self.send(("leave",))
 
     async def leave(self) -> None:
         """The worker is at its end."""

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from aiogate.telemetry.access_log import AccessLog
     from aiogate.telemetry.events import EventBus
 
-__all__ = ["Gateway", "Status"]
+__all__ = ["Addresses", "Gateway", "Status"]
 
 _log = logging.getLogger("aiogate.reload")
 RESTART_ONLY = (
@@ -111,6 +111,19 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Addresses:
+    """URLs of the gateway's listeners and of the control API; `private` leads to the latter on a port of its own.
+
+    `started` is when, in epoch seconds.
+    """
+
+    listen: tuple[str, ...]
+    control: str
+    private: str
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A generation that was made and does not serve yet; `hooks` are its started plugins."""
 
@@ -160,6 +173,7 @@ class Gateway:
         self.listen_addresses: tuple[str, ...] = ()
         self.listen_urls: tuple[str, ...] = ()
         self.control_url = ""
+        self.private_url = ""
         self.connections: Callable[[], int] = lambda: 0
         self.plugins = plugins
         self.access_log: AccessLog | None = None
@@ -173,20 +187,27 @@ class Gateway:
         self._reloading = asyncio.Lock()
         self._next: asyncio.Task[ReloadVerdict] | None = None
 
-    async def start(self) -> None:
-        """Load the first generation, from kept files if the start falls back on them. Raises `DiagnosticsFound`."""
+    async def start(self, number: int = 1, served: Settings | None = None) -> None:
+        """Load the first generation, from kept files if the start falls back on them. Raises `DiagnosticsFound`.
+
+        `number` is what other workers call the generation, and `served` says where its files are, when these are no
+        longer the declared ones.
+        """
         fallback = self.fallback
-        began = self.clock.monotonic()
-        kept = fallback.restored.serves(self.settings) if fallback is not None else None
-        await self._serve(await self._load(self.settings, "start", kept))
+        self._began = self.clock.monotonic()
+        kept = fallback.restored.serves(self.settings) if fallback is not None else served
+        await self._serve(await self._load(self.settings, "start", kept, number))
         if fallback is None:
             self.accepted.set()
             return
-        taken = self.clock.monotonic() - began
-        number = self.current.table.generation
+        taken = self.clock.monotonic() - self._began
         self.last_reload = ReloadVerdict(False, number, self.clock.now(), taken, "start", fallback.mistakes)
         _log.error("the declared files have mistakes, and what is served is %s:\n%s", fallback,
                    "\n".join(str(mistake) for mistake in fallback.mistakes))  # fmt: skip
+
+    def addresses(self) -> Addresses:
+        """Where this gateway is found."""
+        return Addresses(self.listen_urls, self.control_url, self.private_url, self.started)
 
     def reload(self, reason: str) -> asyncio.Future[ReloadVerdict]:
         """Reload everything, in all workers; the verdict of the first reload that began after this call."""
@@ -215,15 +236,14 @@ class Gateway:
             return mistakes.diagnostics
         return ()
 
-    async def commit(self, generation: int, *, keep: bool = True) -> ReloadVerdict:
-        """Serve what was prepared. `keep`: it is to be kept as the last that worked."""
+    async def commit(self, generation: int) -> ReloadVerdict:
+        """Serve what was prepared, which is the generation of this number."""
         prepared, self._prepared = self._prepared, None
         assert prepared is not None
         assert prepared.generation.number == generation
         await self._serve(prepared)
         self.fallback = None
-        if keep:
-            self.accepted.set()
+        self.accepted.set()
         return self._concluded(prepared.reason, (), prepared.change)
 
     async def abandon(self, reason: str, diagnostics: Sequence[Diagnostic]) -> ReloadVerdict:
@@ -249,6 +269,8 @@ class Gateway:
         if self.access_log is not None:
             self.access_log.reopen()
         self.services.metrics.reloads["accepted" if verdict.ok else "refused"] += 1
+        if self.crew is not None and self.crew.birth.index:
+            return verdict  # one of all workers tells the log
         if verdict.ok:
             _log.info("reload by %s: generation %d serves, %s", reason, number, change)
         else:
@@ -268,7 +290,7 @@ class Gateway:
         discard(unserved.table.apis.values(), unserved.board, self.generation)
         return ()
 
-    async def _load(self, settings: Settings, reason: str, kept: Settings | None = None) -> Prepared:
+    async def _load(self, settings: Settings, reason: str, kept: Settings | None = None, first: int = 1) -> Prepared:
         """A generation that could serve; `kept` says where the files are that are read in place of the declared ones.
 
         Raises `DiagnosticsFound`.
@@ -276,7 +298,7 @@ class Gateway:
         old = self.generation
         waiting = tuple(name for name in RESTART_ONLY if differs(name, settings, self.settings))
         with in_small_turns():
-            new = await self._loader.load(kept or settings, old)
+            new = await self._loader.load(kept or settings, old, first)
             change = difference(old, new, waiting)
             settle(change)
         try:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aiogate.runtime.gateway import Gateway
     from aiogate.runtime.reload import Generation
 
-__all__ = ["Fallback", "Restored", "keep", "keep_each", "restore"]
+__all__ = ["Fallback", "Restored", "changed_since", "keep", "keep_each", "keep_served", "restore"]
 
 _log = logging.getLogger("aiogate.reload")
 FOLDER: Final = "last-good"
@@ -69,23 +69,41 @@ class Fallback:
 
 
 async def keep_each(gateway: Gateway) -> None:
-    """Keep what each accepted load declared, until cancelled. What cannot be written is told, and harms nothing."""
+    """Keep what each accepted load declared, until cancelled."""
     while True:
         await gateway.accepted.wait()
         gateway.accepted.clear()
-        generation, settings = gateway.generation, gateway.settings
-        if generation is None or gateway.fallback is not None:
-            continue
-        writing = asyncio.ensure_future(asyncio.to_thread(keep, settings, generation, gateway.clock.now()))
-        try:
-            with in_small_turns():
-                await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            # A thread cannot be stopped, and nothing may be written once the gateway has ended.
-            await asyncio.wait((writing,))
-            raise
-        except OSError as error:
-            _log.warning("generation %d could not be kept as the last good one: %s", generation.number, error)
+        if gateway.fallback is None:
+            await keep_served(gateway)
+
+
+async def keep_served(gateway: Gateway) -> None:
+    """Keep what is served. What cannot be written is told, and harms nothing."""
+    generation, settings = gateway.generation, gateway.settings
+    assert generation is not None
+    writing = asyncio.ensure_future(asyncio.to_thread(keep, settings, generation, gateway.clock.now()))
+    try:
+        with in_small_turns():
+            await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        # A thread cannot be stopped, and nothing may be written once the gateway has ended.
+        await asyncio.wait((writing,))
+        raise
+    except OSError as error:
+        _log.warning("generation %d could not be kept as the last good one: %s", generation.number, error)
+
+
+def changed_since(settings: Settings) -> bool:
+    """Whether the declared files are others than those that were kept. Raises OSError."""
+    try:
+        kept = orjson.loads((settings.state / FOLDER / "manifest.json").read_bytes())["files"]
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return False
+    for name, paths in _files(settings):
+        digests = {relative: hashlib.sha256(path.read_bytes()).hexdigest() for relative, path in paths.items()}
+        if digests != kept.get(name, {}):
+            return True
+    return False
 
 
 def keep(settings: Settings, generation: Generation, now: float) -> bool:
@@ -116,10 +134,10 @@ def keep(settings: Settings, generation: Generation, now: float) -> bool:
     return True
 
 
-def restore(state: Path) -> Restored | None:
-    """The kept files, written into `<state>/last-good/serving`; None: there are none, or they are not whole."""
+def restore(state: Path, into: str = "serving") -> Restored | None:
+    """The kept files, written into `<state>/last-good/<into>`; None: there are none, or they are not whole."""
     home = state / FOLDER
-    serving = home / "serving"
+    serving = home / into
     try:
         read = orjson.loads((home / "manifest.json").read_bytes())
         at, kept = float(read["at"]), read["files"]
@@ -148,12 +166,18 @@ def _declared(
 ) -> Iterable[tuple[str, Mapping[str, Path], Mapping[str, str]]]:
     """Each folder's name, its files by their relative name, and the sums that are known of them."""
     known = generation.declared.digests()
-    yield "settings", ({SETTINGS: settings.file} if settings.file is not None else {}), {}
+    for name, paths in _files(settings):
+        yield name, paths, known if name in ("apis", "policies") else {}
+
+
+def _files(settings: Settings) -> Iterable[tuple[str, Mapping[str, Path]]]:
+    """Each folder's name, and its files by their relative name."""
+    yield "settings", ({SETTINGS: settings.file} if settings.file is not None else {})
     for name in ("apis", "policies"):
         folder: Path = getattr(settings, name)
-        yield name, {path.name: path for path in files.declarations(folder)} if folder.is_dir() else {}, known
+        yield name, {path.name: path for path in files.declarations(folder)} if folder.is_dir() else {}
     plugins = [path for path in files.below(settings.plugins) if path.is_file() and path.stat().st_size <= LARGEST]
-    yield "plugins", {str(path.relative_to(settings.plugins)): path for path in plugins}, {}
+    yield "plugins", {str(path.relative_to(settings.plugins)): path for path in plugins}
 
 
 def _write(path: Path, data: bytes, *, durable: bool = False) -> None:

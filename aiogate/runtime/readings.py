@@ -85,7 +85,7 @@ def _gauges(gateway: Gateway) -> list[Family]:
         ),
         Family(
             "aiogate_store_up", "gauge", "0 while the store cannot be asked or written, otherwise 1.",
-            [Sample(int(not gateway.store.trouble))],
+            [Sample(int(not gateway.store.trouble))], "min",
         ),
         Family("aiogate_workers", "gauge", "Processes that take requests.", [Sample(1)]),
         Family("aiogate_sessions_cached", "gauge", "Sessions kept compiled.", [Sample(len(gateway.sessions))]),

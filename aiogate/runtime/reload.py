@@ -127,8 +127,11 @@ class Loader:
         self._now = now
         self._own = own
 
-    async def load(self, settings: Settings, previous: Generation | None) -> Generation:
-        """The next generation. Raises `DiagnosticsFound` with every mistake in every file."""
+    async def load(self, settings: Settings, previous: Generation | None, first: int = 1) -> Generation:
+        """The next generation; without a previous one its number is `first`.
+
+        Raises `DiagnosticsFound` with every mistake in every file.
+        """
         declared, board, stamped, half_read, found = await self._read(settings, previous)
         before = previous.tls if previous else TlsSet()
         tls, mistakes = await asyncio.to_thread(prepare, settings.listen, settings.place, before)
@@ -144,7 +147,7 @@ class Loader:
         if found:
             discard(apis, board, previous)
             raise DiagnosticsFound(found)
-        number = previous.number + 1 if previous else 1
+        number = previous.number + 1 if previous else first
         own = previous.table.own if previous else [served(compiler, definition) for definition in self._own]
         table = await asyncio.to_thread(RouteTable, number, apis, declared.policies, self._now(), own)
         return Generation(table, declared, board, stamped, tls)

@@ -7,11 +7,12 @@ accepted outlives the worker that would have accepted it.
 `run` is the life of the parent. A worker that ends is replaced at once; one that ends again and again within seconds is
 replaced later each time. What workers do together (reloads, questions to all) is in `together`.
 
-    worker to parent    ready, failed, leaving, ask, answer, prepared, ended
+    worker to parent    ready, failed, leave, ask, answer, prepared, ended
     parent to worker    stop, cut, question, answers, prepare, commit, abandon, verdict
 
-A worker is told to stop over its link, never by a signal: systemd and a terminal signal every process of a group, and a
-worker must not take the second of these for the order to cut what runs.
+A worker is told to stop over its link: systemd and a terminal signal every process of a group, and one that stopped by
+itself would leave connections to a socket that nobody accepts from. A worker that gets a signal of its own asks to leave,
+and may when another serves.
 """
 
 from __future__ import annotations
@@ -161,16 +162,27 @@ class Supervisor:
 
     def _recycle(self) -> None:
         """Replace every worker, one by one: the next leaves when the one before it has a ready successor."""
-        self._recycling = self.serving()
+        self._recycling += self.serving()
         _log.info("recycling %d workers", len(self._recycling))
         self._recycle_next()
 
     def _recycle_next(self) -> None:
-        while self._recycling:
-            child = self._recycling.pop(0)
+        """Let the next one go that shall leave, unless nobody else would be left to serve."""
+        while self._recycling and self._stop_by is None:
+            child = self._recycling[0]
             if child.pid in self._children and not child.leaving:
-                child.send("stop")
-                return
+                if len(self.serving()) < min(2, self._wanted):
+                    return
+                self._let_go(child)
+            self._recycling.pop(0)
+
+    def _let_go(self, child: Child) -> None:
+        """Tell a worker to drain; its successor starts while it does."""
+        child.leaving = True
+        self._together.forget(child)
+        if not self._has(child.index):
+            self._due[child.index] = time.monotonic()
+        child.send("stop")
 
     # Births and deaths
 
@@ -223,6 +235,7 @@ class Supervisor:
                 self._hang_up(child)
                 self._together.forget(child)
                 self._bury(child, _how(os.waitstatus_to_exitcode(status)))
+                self._recycle_next()
 
     def _bury(self, child: Child, how: str) -> None:
         """A worker has ended: see that another takes its place."""
@@ -245,13 +258,6 @@ class Supervisor:
             _log.error("worker %d ended %d times within seconds: the next try is in %.1f s", child.index, short, pause)
         self._due[child.index] = time.monotonic() + pause
 
-    def _leaves(self, child: Child) -> None:
-        """A worker drains: its successor starts while it does."""
-        child.leaving = True
-        self._together.forget(child)
-        if self._stop_by is None and not self._has(child.index):
-            self._due[child.index] = time.monotonic()
-
     # Messages
 
     def _read(self, child: Child) -> None:
@@ -272,8 +278,9 @@ class Supervisor:
             self._is_ready(child, *said)
         elif kind == "failed":
             self._has_failed(child, *said)
-        elif kind == "leaving":
-            self._leaves(child)
+        elif kind == "leave":
+            self._recycling.append(child)
+            self._recycle_next()
         elif kind == "ask":
             number, what, argument = said
             if what == "reload":

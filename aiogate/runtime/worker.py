@@ -1,6 +1,6 @@
 """The process: sockets, signals, and an orderly end.
 
-`run` reads as the life of a worker: assemble, listen, say so, wait for signals, drain, close. SIGHUP reloads. SIGTERM
+`run` reads as the life of a gateway: assemble, listen, say so, wait for signals, drain, close. SIGHUP reloads. SIGTERM
 and SIGINT drain: the listener closes, running requests finish, and each later response on a kept-alive connection says
 `Connection: close`; a second signal cuts what is left.
 """
@@ -33,10 +33,11 @@ from aiogate.proxy.account import Account
 from aiogate.proxy.listener import Door, Listener, ListenerOptions, check_runtime
 from aiogate.proxy.router import Current
 from aiogate.runtime import same_port
-from aiogate.runtime.assembly import all_mistakes, assemble
+from aiogate.runtime.assembly import Place, all_mistakes, assemble
 from aiogate.runtime.descriptors import room_for
-from aiogate.runtime.gateway import Gateway
+from aiogate.runtime.gateway import Addresses, Gateway
 from aiogate.runtime.last_good import Fallback, keep_each
+from aiogate.runtime.notify import notify, notify_reloading
 from aiogate.runtime.watch import Watcher
 from aiogate.telemetry import logs
 from aiogate.telemetry.access_log import AccessLog
@@ -47,11 +48,12 @@ _log = logging.getLogger("aiogate")
 BACKLOG: Final = 1024
 Doors = Callable[[Gateway], web.Application]
 """Makes the control application of a gateway."""
-
+Bound = tuple[socket.socket, list[socket.socket]]
+"""The control API's socket, and the gateway's."""
 
 FallBack = Callable[[DiagnosticsFound], Fallback]
 """From the mistakes of a start to what is served instead. Raises `DiagnosticsFound` where there is nothing."""
-NOT_IN_FILES: Final = frozenset(("address_in_use", "store_unavailable", "access_log_unwritable"))
+NOT_IN_FILES: Final = frozenset(("address_in_use", "store_unavailable", "access_log_unwritable", "worker_failed"))
 """Why a start fails that no other files would mend."""
 
 
@@ -63,24 +65,33 @@ def serve(read_settings: Callable[[], Settings], doors: Doors, fall_back: FallBa
     """
     check_runtime()
     logs.configure()
-    fallback: Fallback | None = None
     try:
         settings = read_settings()
     except DiagnosticsFound as some:
         mistakes = asyncio.run(all_mistakes(some))
         if fall_back is None:
             raise mistakes from some
-        fallback = fall_back(mistakes)
     else:
         try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                return runner.run(run(settings, read_settings, doors))
-        except DiagnosticsFound as mistakes:
-            if fall_back is None or any(one.code in NOT_IN_FILES for one in mistakes.diagnostics):
+            return start(settings, read_settings, doors)
+        except DiagnosticsFound as some:
+            if fall_back is None or any(one.code in NOT_IN_FILES for one in some.diagnostics):
                 raise
-            fallback = fall_back(mistakes)
+            mistakes = some
+    fallback = fall_back(mistakes)
+    return start(fallback.settings, read_settings, doors, fallback)
+
+
+def start(
+    settings: Settings, read_settings: Callable[[], Settings], doors: Doors, fallback: Fallback | None = None
+) -> int:
+    """Serve in this process, or be the parent of several that do."""
+    if settings.workers > 1:
+        from aiogate.runtime import workers
+
+        return workers.supervise(settings, read_settings, doors, fallback)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(run(fallback.settings, read_settings, doors, fallback))
+        return runner.run(run(settings, read_settings, doors, fallback))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -96,7 +107,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def run(
     settings: Settings, read_settings: Callable[[], Settings], doors: Doors, fallback: Fallback | None = None
 ) -> int:
-    """The life of a worker."""
+    """The life of a gateway of one process."""
     # Handlers first: a signal during the start must not kill the process, and a reload asked for then is not lost.
     loop = asyncio.get_running_loop()
     stop, cut, hangup = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -110,15 +121,13 @@ async def run(
     try:
         room, complaint = room_for(settings.limits.connections)
         async with serving(settings, read_settings, doors, cut=cut, fallback=fallback, connections=room) as gateway:
-            # What the start has made is never looked through again: neither now nor in a pause between two requests.
-            gc.freeze()
-            gc.enable()
+            settled()
             reloads = loop.create_task(_reload_on(hangup, gateway))
-            urls = ", ".join(gateway.listen_urls)
-            print(f"aiogate ready: gateway {urls}, control {gateway.control_url}", flush=True)  # noqa: T201
+            say_ready(gateway.addresses())
             if complaint:
                 _log.warning("%s", complaint)
             await stop.wait()
+            notify("STOPPING=1")
             reloads.cancel()
             _log.info("draining: %d connections", gateway.connections())
     finally:
@@ -127,12 +136,27 @@ async def run(
     return 0
 
 
+def settled() -> None:
+    """What the start has made is never looked through again: neither now nor in a pause between two requests."""
+    gc.freeze()
+    gc.enable()
+
+
+def say_ready(addresses: Addresses) -> None:
+    """The one line on standard output."""
+    urls = ", ".join(addresses.listen)
+    print(f"aiogate ready: gateway {urls}, control {addresses.control}", flush=True)  # noqa: T201
+    notify("READY=1")
+
+
 async def _reload_on(hangup: asyncio.Event, gateway: Gateway) -> None:
     """A reload for every signal; those that arrive while one runs share the next."""
     while True:
         await hangup.wait()
         hangup.clear()
+        notify_reloading()
         await gateway.reload("SIGHUP")
+        notify("READY=1")
 
 
 @asynccontextmanager
@@ -145,21 +169,24 @@ async def serving(
     cut: asyncio.Event | None = None,
     fallback: Fallback | None = None,
     connections: int | None = None,
+    bound: Bound | None = None,
+    place: Place | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway with its sockets open; at the end it drains, at most `timeouts.drain` seconds or until `cut` is set.
 
-    `connections` is how many clients there is room for; None: as many as the settings say.
+    `connections` is how many clients there is room for; None: as many as the settings say. `bound` are sockets that a
+    parent has bound, and `place` is that of a worker among several.
 
     Raises `DiagnosticsFound` when it cannot start.
     """
     # Looked at before anything is read: what changes from now on is a change.
     watcher = Watcher(settings) if settings.watch else None
-    control_socket, sockets = bind(settings)
+    control_socket, sockets = bound or bind(settings)
     own = same_port.definitions(control_socket.getsockname()[1]) if settings.control.listen == "same" else ()
     async with AsyncExitStack() as stack:
         for opened in (control_socket, *sockets):
             stack.callback(opened.close)
-        gateway = await stack.enter_async_context(assemble(settings, read_settings, clock, own, fallback))
+        gateway = await stack.enter_async_context(assemble(settings, read_settings, clock, own, fallback, place))
         gateway.access_log = access_log(settings)
         if gateway.access_log is not None:
             stack.callback(gateway.access_log.close)
@@ -187,15 +214,17 @@ async def serving(
             )
             private = f"http://{Address(*control_socket.getsockname()[:2])}"
             gateway.control_url = gateway.listen_urls[0] if own else private
+            gateway.private_url = private
             gateway.connections = lambda: listener.connections
-            with run_file(settings, gateway, private):
-                async with AsyncExitStack() as work:
+            async with AsyncExitStack() as work:
+                if place is None:
+                    stack.enter_context(run_file(settings, gateway.addresses()))
                     await work.enter_async_context(beside("keeping accepted files", lambda: keep_each(gateway)))
-                    if watcher is not None:
-                        await work.enter_async_context(beside("watching", lambda: watcher.run(gateway)))
-                    yield gateway
-                gateway.draining = True
-                await drain(listener, settings.timeouts.drain, cut or asyncio.Event())
+                if watcher is not None:
+                    await work.enter_async_context(beside("watching", lambda: watcher.run(gateway)))
+                yield gateway
+            gateway.draining = True
+            await drain(listener, settings.timeouts.drain, cut or asyncio.Event())
         finally:
             await listener.drain(0)
             await control.cleanup()
@@ -250,7 +279,7 @@ def access_log(settings: Settings) -> AccessLog | None:
     return log
 
 
-def bind(settings: Settings) -> tuple[socket.socket, list[socket.socket]]:
+def bind(settings: Settings) -> Bound:
     """The control API's socket and the gateway's, all bound, before anything is loaded.
 
     Raises `DiagnosticsFound` with the address that cannot be bound.
@@ -327,15 +356,15 @@ def listener_options(settings: Settings, connections: int | None = None) -> List
 
 
 @contextmanager
-def run_file(settings: Settings, gateway: Gateway, control_url: str) -> Iterator[None]:
+def run_file(settings: Settings, addresses: Addresses) -> Iterator[None]:
     """`<state>/run.json`: how the commands find the running gateway."""
     path = settings.state / "run.json"
     aside = path.with_name(f".run.json.{os.getpid()}")
     running = {
         "pid": os.getpid(),
-        "control": control_url,
-        "listen": gateway.listen_urls,
-        "started": gateway.started,
+        "control": addresses.private,
+        "listen": addresses.listen,
+        "started": addresses.started,
     }
     aside.write_bytes(orjson.dumps(running) + b"\n")
     aside.replace(path)

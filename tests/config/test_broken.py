@@ -21,6 +21,8 @@ NOT_OURS = {
     "plugin_broken",
     "build_failed",
     "store_unavailable",
+    "worker_failed",
+    "reload_interrupted",
 }
 """Codes of other rooms: plugins, stores, sockets."""
 ELSEWHERE = {

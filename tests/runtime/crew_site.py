@@ -58,7 +58,7 @@ async def life(birth: Birth) -> int:
     if told("fails") is not None:
         failed(birth, [Diagnostic("apis.d/a.yaml", 3, 4, "code", "cannot start")])
         return 1
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, crew.stopping.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, crew.ask_to_leave)
     reloads = Reloads(birth.generation or 1)
 
     async def answer(argument: Any) -> Any:
@@ -74,7 +74,6 @@ async def life(birth: Birth) -> int:
     waits = [asyncio.create_task(crew.stopping.wait())]
     await asyncio.wait(waits)
     note("leaving")
-    crew.leaving()
     cut = asyncio.create_task(crew.cutting.wait())
     await asyncio.wait([cut], timeout=float(told("lingers") or 0))
     note("cut" if cut.done() else "drained")

@@ -195,7 +195,7 @@ def test_workers_are_recycled_one_by_one(site: Callable[[int], Site]) -> None:
     kinds = [line.split(" ")[1] for line in (running.folder / "log").read_text().splitlines()]
     # The second leaves when the first one's successor serves.
     second = [index for index, kind in enumerate(kinds) if kind == "leaving"][1]
-    assert kinds[:second].count("born") == 3
+    assert kinds[:second].count("born") >= 3
     assert running.end()[0] == 0
 
 
