@@ -69,7 +69,11 @@ class Admission:
         self._open = False
         if self._pause is not None:
             self._pause.cancel()
-        self._loop.remove_reader(self._door.socket)
+        else:
+            self._loop.remove_reader(self._door.socket)
+            self._accept()  # who waits at the door would be reset by its end
+            if self._pause is not None:
+                self._pause.cancel()
         self._door.socket.close()
 
     async def settled(self, timeout: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class Listener:
         self._clients: Clients | None = None
         self._servers: list[asyncio.Server] = []
         self._admissions: list[Admission] = []
+        self._late: set[asyncio.Future[None]] = set()
         self._addresses: list[tuple[str, int]] = []
         self._sweeper = Sweeper(self._sweep, pools.sweep, self.account.sweep)
 
@@ -164,9 +166,19 @@ class Listener:
 
     def _close(self) -> None:
         for server in self._servers:
+            waiting = [waiting_at(sock) for sock in server.sockets]
             server.close()
+            for sock in (sock for found in waiting for sock in found):
+                self._late.add(asyncio.ensure_future(self._let_in(sock)))
         for admission in self._admissions:
             admission.stop_accepting()
+
+    async def _let_in(self, sock: socket.socket) -> None:
+        assert self._clients is not None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._clients, sock)
+        except OSError:
+            sock.close()  # it has left again
 
     async def drain(self, timeout: float) -> int:
         """Wait until every connection has ended, then cut what is left after `timeout` seconds; returns how many.
@@ -178,6 +190,7 @@ class Listener:
             return 0
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
+        await asyncio.gather(*self._late)
         for admission in self._admissions:
             await admission.settled(max(until - loop.time(), 0))
         cut = await self._clients.drain(max(until - loop.time(), 0))
@@ -198,6 +211,21 @@ class Listener:
         if self._clients is not None:
             self._clients.sweep(now)
         self.tunnels.sweep(now)
+
+
+def waiting_at(listening: socket.socket) -> list[socket.socket]:
+    """The connections that nobody has accepted yet: the end of their socket would reset them."""
+    found: list[socket.socket] = []
+    same = socket.socket(fileno=listening.fileno())  # the event loop's own object does not accept
+    try:
+        while True:
+            sock, _ = same.accept()
+            sock.setblocking(False)
+            found.append(sock)
+    except OSError:
+        return found
+    finally:
+        same.detach()
 
 
 class Clients(Server):

@@ -11,8 +11,8 @@ replaced later each time. What workers do together (reloads, questions to all) i
     parent to worker    stop, cut, question, answers, prepare, commit, abandon, verdict
 
 A worker is told to stop over its link: systemd and a terminal signal every process of a group, and one that stopped by
-itself would leave connections to a socket that nobody accepts from. A worker that gets a signal of its own asks to leave,
-and may when another serves.
+itself would leave connections to a socket that nobody accepts from. A worker that gets a signal of its own asks whether
+it may leave, and may when another serves.
 """
 
 from __future__ import annotations
