@@ -134,6 +134,8 @@ async def _forward(
                 return _problem(error, target)
             target = other or target
             attempts += 1
+            if exchange.api is not None:
+                exchange.api.counts.upstream_repeats += 1
         except BaseException as error:
             if group is not None:
                 group.undecided(target)

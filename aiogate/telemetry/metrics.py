@@ -52,6 +52,7 @@ class Counts:
         "tunnels_open",
         "upstream_calls",
         "upstream_errors",
+        "upstream_repeats",
         "upstream_seconds",
     )
 
@@ -65,6 +66,8 @@ class Counts:
         self.upstream_calls = 0
         self.upstream_seconds = 0.0
         self.upstream_errors: dict[str, int] = {}
+        self.upstream_repeats = 0
+        """Second attempts of requests that were not sent, or not answered, the first time."""
         self.tunnels_open = 0
         """Upgrades that were admitted and have not ended."""
         self.tunnels = 0
@@ -262,6 +265,10 @@ def families(metrics: Metrics, apis: Iterable[str]) -> list[Family]:
                 for api, counts in shown[1:]
                 for reason, count in sorted(dict(counts.tunnel_ends).items())
             ],
+        ),
+        Family(
+            "aiogate_upstream_repeats_total", "counter", "Second attempts to send a request upstream.",
+            [Sample(counts.upstream_repeats, (("api", api),)) for api, counts in shown[1:]],
         ),
         Family(
             "aiogate_reloads_total", "counter", "Reloads, by verdict.",

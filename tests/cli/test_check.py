@@ -47,6 +47,14 @@ def test_a_whole_project(tmp_path: Path) -> None:
     assert (report["ok"], report["diagnostics"], report["apis"], report["policies"]) == (True, [], 1, 1)
 
 
+def test_an_upstream_that_is_not_verified_is_a_warning(tmp_path: Path) -> None:
+    text = "listen: /a/\nauth: key\nupstream: {url: 'https://127.0.0.1:9/', tls: {verify: false}}\n"
+    write_files(tmp_path, {"apis.d/a.yaml": text})
+    lines = typed(tmp_path, "check").stdout.splitlines()
+    assert lines[0].startswith("apis.d/a.yaml:3:55: warning: the upstream's certificate is not verified")
+    assert lines[1].endswith("1 warning")
+
+
 def test_nothing_is_made(tmp_path: Path) -> None:
     write_files(tmp_path, {"apis.d/hello.yaml": HELLO})
     typed(tmp_path, "check")

@@ -233,11 +233,6 @@ REFUSED = {
     "unknown": ({"some_new_thing": {"on": True}}, ["some_new_thing"]),
     "cache": ({"cache_options": {"enable_cache": True}}, ["cache_options"]),
     "plugins": ({"custom_middleware": {"pre": [{"name": "x"}]}}, ["custom_middleware.pre"]),
-    "targets": (
-        {"proxy": {**PROXY, "enable_load_balancing": True, "target_list": ["http://127.0.0.1:1/"]}},
-        ["proxy.enable_load_balancing", "proxy.target_list"],
-    ),
-    "tls": ({"proxy": {**PROXY, "transport": {"ssl_insecure_skip_verify": True}}}, ["proxy.transport"]),
     "events": ({"event_handlers": {"events": {"AuthFailure": [{}]}}}, []),
     "lifetime": ({"session_lifetime": 60}, ["session_lifetime"]),
     "identity": ({"base_identity_provided_by": "jwt_claim"}, ["base_identity_provided_by"]),

@@ -99,6 +99,7 @@ async def test_a_refused_connection_is_made_to_another_target(several, ask):
     for _ in range(4):
         assert (await client.ask(ask)).body == b"1"
     assert it.received == [0, 4]
+    assert it.gate.api.counts.upstream_repeats == 2
     assert {request.body for request in it.servers[1].received} == {b"" if ask == GET else b"abc"}
 
 
@@ -396,6 +397,24 @@ async def test_the_time_to_connect_is_shared_by_all_addresses(wire, monkeypatch)
     began = loop.time()
     assert (await gate.ask(GET)).status == 200
     assert loop.time() - began >= 0.2
+
+
+@pytest.mark.parametrize("answer", [None, socket.gaierror(-2, "Name or service not known")])
+async def test_a_name_server_that_hangs_or_does_not_know(wire, monkeypatch, answer):
+    gate = await wire.gate(pool=PoolOptions(connect=0.05))
+
+    async def look_up(cache, name, loop):
+        if answer is None:
+            await asyncio.Event().wait()
+        raise answer
+
+    monkeypatch.setattr(type(gate.pool._names), "_look_up", look_up)
+    pool = gate.pools.lease(Origin("http", "up.example", 80), PoolOptions(connect=0.05))
+    gate.api.upstream = CompiledUpstream(Target(pool, b"up.example"))
+    replies = await asyncio.gather(*[gate.ask(GET) for _ in range(5)])
+    told = (504, "upstream_timeout") if answer is None else (502, "upstream_unreachable")
+    assert {(reply.status, reply.code) for reply in replies} == {told}
+    assert (pool.open, pool.busy) == (0, 0)
 
 
 async def test_ipv6(wire):

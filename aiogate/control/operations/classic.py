@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiogate.config.definition import Definition, VersionDeclaration, Versions
+from aiogate.config.upstream import Upstream
 from aiogate.control.operations.classic_plugins import render_plugins
+from aiogate.control.operations.tyk_upstream import TLS_1_3
 from aiogate.domain.policy import Policy
 from aiogate.domain.session import SessionDocument
 
@@ -95,9 +97,38 @@ def _proxy(definition: Definition, ours: Fields) -> Fields:
     if isinstance(raw, Mapping):
         proxy["preserve_host_header"] = bool(raw.get("preserve_host", False))
         further = {key: value for key, value in raw.items() if key not in ("url", "preserve_host")}
+        if targets := _target_list(definition.upstream, raw.get("targets")):
+            proxy |= {"enable_load_balancing": True, "target_list": targets}
+            del further["targets"]
+        if transport := _transport(raw.get("tls")):
+            proxy["transport"] = transport
+            del further["tls"]
         if further:
             ours["upstream"] = further
     return proxy
+
+
+_LONGEST_TARGET_LIST: Final = 100
+
+
+def _target_list(upstream: Upstream, raw: Any) -> list[Any]:
+    """The targets, each as often as it weighs; nothing where that would be a long list."""
+    if not isinstance(raw, list) or sum(target.weight for target in upstream.targets) > _LONGEST_TARGET_LIST:
+        return []
+    urls = [target.get("url") if isinstance(target, Mapping) else target for target in raw]
+    if len(set(urls)) < len(urls):
+        return []
+    return [url for url, target in zip(urls, upstream.targets, strict=True) for _ in range(target.weight)]
+
+
+def _transport(raw: Any) -> Fields:
+    """What Tyk can say about TLS; nothing where there is more to say."""
+    if not isinstance(raw, Mapping) or not raw or not raw.keys() <= {"verify", "min_version"}:
+        return {}
+    if raw.get("verify", True) not in (True, False) or str(raw.get("min_version", "1.2")) not in ("1.2", "1.3"):
+        return {}
+    oldest = TLS_1_3 if str(raw.get("min_version")) == "1.3" else 0
+    return {"ssl_insecure_skip_verify": raw.get("verify") is False, "ssl_min_version": oldest}
 
 
 _AUTH_FLAGS: Final = {

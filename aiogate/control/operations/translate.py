@@ -20,6 +20,7 @@ from aiogate.config.units import format_duration, format_timestamp
 from aiogate.control.operations import translate_auth
 from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS, UNLIMITED, Row, is_zero
 from aiogate.control.operations.tyk_plugins import api_plugins, rate_of, version_plugins
+from aiogate.control.operations.tyk_upstream import upstream_of
 
 __all__ = ["FieldVerdict", "Translation", "translate_api", "translate_policy", "yaml_text"]
 
@@ -152,13 +153,7 @@ class _Fields:
             return last in UNLIMITED
         if last == "storage_engine":
             return bool(value == "redis")
-        return (field == "protocol" and value == "http") or (field == "proxy.transport" and _no_transport(value))
-
-
-def _no_transport(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        is_zero(inner) or name == "ssl_force_common_name_check" for name, inner in value.items()
-    )
+        return field == "protocol" and value == "http"
 
 
 def _deeper(value: Any, levels: int) -> bool:
@@ -202,7 +197,7 @@ def _api(fields: _Fields) -> Object:
         fields.refuse("proxy.listen_path", "is missing")
     host = "" if fields.get("domain_disabled") else _text(fields.get("domain"))
     native["listen"] = {"path": listen, "host": host} if host else listen
-    upstream = _upstream(fields)
+    upstream = upstream_of(fields, _text(_single(fields).get("override_target")))
     if upstream is not None:
         native["upstream"] = upstream
     if fields.get("proxy", "strip_listen_path") is not True:
@@ -228,21 +223,6 @@ def _api(fields: _Fields) -> Object:
     if labels := fields.get("x_aiogate", "labels"):
         native["labels"] = labels
     return native
-
-
-def _upstream(fields: _Fields) -> Any:
-    url = _single(fields).get("override_target") or fields.get("proxy", "target_url")
-    if _single(fields).get("override_target") and fields.get("proxy", "target_url"):
-        fields.ignore("proxy.target_url", "override_target stands in its place")
-    url = _text(url)
-    further = dict(_object(fields.get("x_aiogate", "upstream")))
-    if "url" in further or "preserve_host" in further:
-        fields.refuse("x_aiogate.upstream", "proxy.target_url and proxy.preserve_host_header say this")
-    if fields.get("proxy", "preserve_host_header") is True:
-        further = {"preserve_host": True, **further}
-    if not url and not further:
-        return None
-    return {"url": url, **further} if further else url
 
 
 def _single(fields: _Fields) -> Object:
