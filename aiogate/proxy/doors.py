@@ -67,13 +67,10 @@ class Admission:
         if not self._open:
             return
         self._open = False
-        if self._pause is not None:
-            self._pause.cancel()
-        else:
+        if self._pause is None:
             self._loop.remove_reader(self._door.socket)
             self._accept()  # who waits at the door would be reset by its end
-            if self._pause is not None:
-                self._pause.cancel()
+        self._rest_no_more()
         self._door.socket.close()
 
     async def settled(self, timeout: float) -> None:
@@ -108,6 +105,10 @@ class Admission:
         _log.error("connections wait: %s", error.strerror)
         self._loop.remove_reader(self._door.socket)
         self._pause = self._loop.call_later(_PAUSE, self._loop.add_reader, self._door.socket, self._accept)
+
+    def _rest_no_more(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
 
     async def _admit(self, sock: socket.socket, peer: str) -> None:
         began = self._loop.time()
