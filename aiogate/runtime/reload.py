@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,8 +49,10 @@ __all__ = [
 ]
 
 _log = logging.getLogger("aiogate.reload")
-COMPILED_AT_A_TIME = 8
-"""Definitions compiled before requests get their turn: a reload of all files must not hold up the loop."""
+COMPILING = 0.002
+"""Seconds of compiling before requests get their turn: a reload of all files must not hold up the loop."""
+CLOSED_AT_A_TIME = 8
+"""Replaced APIs that are closed before requests get their turn."""
 SETTLED_FROM = 256
 """APIs compiled in one reload from which on the collector is told that they stay."""
 TURN = 0.0005
@@ -174,7 +177,7 @@ class Loader:
     ) -> tuple[list[CompiledApi], list[Diagnostic]]:
         apis: list[CompiledApi] = []
         found: list[Diagnostic] = []
-        compiled = 0
+        began = time.perf_counter()
         for definition, before in await asyncio.to_thread(carried_on, compiler, definitions, previous):
             if before is not None:
                 apis.append(before)
@@ -183,9 +186,9 @@ class Loader:
             found.extend(mistakes)
             if api is not None:
                 apis.append(api)
-            compiled += 1
-            if compiled % COMPILED_AT_A_TIME == 0:
+            if time.perf_counter() - began > COMPILING:
                 await asyncio.sleep(0)
+                began = time.perf_counter()
         return apis, found
 
 
@@ -316,7 +319,7 @@ async def retire(old: Generation, new: Generation) -> None:
             forget(modules, new)
 
     for count, api in enumerate(replaced):
-        if count % COMPILED_AT_A_TIME == 0:
+        if count % CLOSED_AT_A_TIME == 0:
             await asyncio.sleep(0)
         api.lease.retire(lambda api=api: done(api))  # type: ignore[misc]  # the default binds the loop variable
     if not replaced:
