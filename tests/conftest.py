@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.servers import RedisServer
+
+# How long one example takes says more about the machine than about us.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 
 
 def _skip_is_a_failure(report: Any) -> None:

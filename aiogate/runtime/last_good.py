@@ -78,7 +78,10 @@ async def keep_each(gateway: Gateway) -> None:
 
 
 async def keep_served(gateway: Gateway) -> None:
-    """Keep what is served. What cannot be written is told, and harms nothing."""
+    """Keep what is served. What cannot be written is told, and harms nothing.
+
+    Whoever holds a generation when it is replaced frees all of it at once, in the way of requests: not for long, here.
+    """
     generation, settings = gateway.generation, gateway.settings
     assert generation is not None
     writing = asyncio.ensure_future(asyncio.to_thread(keep, settings, generation, gateway.clock.now()))
