@@ -43,7 +43,7 @@ ENGINES: dict[str, Callable[[pytest.FixtureRequest, FakeClock], Store]] = {
 
 def redis_store(url: str, clock: Clock, prefix: str = "", **settings: object) -> RedisStore:
     """A store on a Redis, not opened yet; its keys have a prefix of their own unless one is given."""
-    flags = {"store": url, "redis.prefix": prefix or f"{uuid4().hex}:", "redis.timeout": "500ms"}
+    flags = {"store": url, "redis.prefix": prefix or f"{uuid4().hex}:", "redis.timeout": "5s"}
     flags |= {name.replace("__", "."): value for name, value in settings.items()}  # type: ignore[misc]
     return RedisStore(parse_redis_url(url), load_settings(None, {}, flags), clock)
 
