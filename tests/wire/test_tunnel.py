@@ -592,6 +592,7 @@ async def test_valid_frames_pass_the_inspection_as_they_are(strict, far):
         (frame(b"x", opcode=5, masked=True), 1002),
         (frame(b"\xff\xfe", opcode=1, masked=True), 1007),
     ],
+    ids=["long", "longer", "long-in-pieces", "unmasked", "unknown-opcode", "not-utf-8"],
 )
 async def test_75_a_client_that_breaks_the_rules_is_told_why(strict, far, until, bad, code):
     client, reader, _ = await opened(strict, far)
