@@ -31,6 +31,7 @@ def status(own: Status, all_of_them: Iterable[Status]) -> Status:
         pids=tuple(sorted(each.pid for each in known)),
         requests_running=sum(each.requests_running for each in known),
         connections=sum(each.connections for each in known),
+        tunnels=sum(each.tunnels for each in known),
         draining=all(each.draining for each in known),
         ejected=tuple(dict.fromkeys(target for each in known for target in each.ejected)),
     )

@@ -11,7 +11,7 @@ from aiogate.telemetry.metrics import Family, Sample
 
 ONE = Status(
     version="1", pid=11, generation=3, since=1.0, started=1.0, workers=1, apis=2, policies=1, store="redis",
-    listen=("a",), control="b", requests_running=2, connections=5, draining=False, last_reload=None, pids=(11,),
+    listen=("a",), control="b", requests_running=2, connections=5, tunnels=1, draining=False, last_reload=None, pids=(11,),
 )  # fmt: skip
 
 
@@ -19,7 +19,7 @@ def test_a_status_counts_every_worker() -> None:
     other = replace(ONE, pid=12, pids=(12,), requests_running=1, connections=7, draining=True)
     whole = merged.status(other, [other, ONE])
     assert (whole.pid, whole.pids, whole.workers) == (12, (11, 12), 2)
-    assert (whole.requests_running, whole.connections, whole.draining) == (3, 12, False)
+    assert (whole.requests_running, whole.connections, whole.tunnels, whole.draining) == (3, 12, 2, False)
 
 
 def test_samples_add_up_by_their_labels_or_as_the_family_says() -> None:
