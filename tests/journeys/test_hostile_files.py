@@ -180,7 +180,9 @@ def ours(pattern: ast.expr) -> bool:
         return True
     if isinstance(pattern, ast.JoinedStr):
         inner = [part.value for part in pattern.values if isinstance(part, ast.FormattedValue)]
-        return all(isinstance(part, ast.Name) and part.id.lstrip("_").isupper() for part in inner)
+        return all(ours(part) for part in inner)
+    if isinstance(pattern, ast.Attribute) and pattern.attr == "pattern":
+        return ours(pattern.value)
     if isinstance(pattern, ast.BinOp):
         return ours(pattern.left) and ours(pattern.right)
     if isinstance(pattern, ast.Call) and isinstance(pattern.func, ast.Attribute) and pattern.func.attr == "encode":

@@ -124,6 +124,8 @@ def test_every_code_that_a_reload_can_give_has_a_broken_site() -> None:
         "access_log_unwritable",  # at start only
         "address_in_use",  # at start only
         "store_unavailable",  # at start only
+        "worker_failed",  # at start only
+        "reload_interrupted",  # no file has it: a worker ended
     }
     assert set(DIAGNOSTICS) - elsewhere == {case.name.partition("-")[0] for case in cases()}
 

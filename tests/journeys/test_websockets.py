@@ -261,7 +261,7 @@ async def test_an_api_that_is_removed_and_one_that_is_changed(chat: Chat, http: 
             assert (await gateway.reload(files)).ok
             assert await closed(removed) == (1001, "the API was removed")
             await alive(changed)
-            assert gateway.gateway.status().tunnels == 1
+            assert (await gateway.gateway.status()).tunnels == 1
 
 
 async def test_origins(chat: Chat, http: aiohttp.ClientSession) -> None:
