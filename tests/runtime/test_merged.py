@@ -11,7 +11,8 @@ from aiogate.telemetry.metrics import Family, Sample
 
 ONE = Status(
     version="1", pid=11, generation=3, since=1.0, started=1.0, workers=1, apis=2, policies=1, store="redis",
-    listen=("a",), control="b", requests_running=2, connections=5, tunnels=1, draining=False, last_reload=None, pids=(11,),
+    listen=("a",), control="b", requests_running=2, connections=5, tunnels=1, draining=False, last_reload=None,
+    pids=(11,),
 )  # fmt: skip
 
 
