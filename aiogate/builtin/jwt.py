@@ -229,8 +229,11 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         until = verifier.verify_by(token, own)
         if isinstance(until, Problem):
             return until
-        memory.put(text, Known(found, token.claims, exchange.policies, verifier.generation, name, found), until)
-        return found
+        # The token may end before the key does: a tunnel that it opened ends with it.
+        ends = min(until, found.expires if found.expires >= 1 else math.inf)
+        session = replace(found, expires=0.0 if math.isinf(ends) else ends)
+        memory.put(text, Known(session, token.claims, exchange.policies, verifier.generation, name, found), until)
+        return session
 
     def challenged(problem: Problem) -> Problem:
         if problem.status != 401:

@@ -190,7 +190,15 @@ class Compiler:
         builder = _Builder(definition, self._board, self._services, self._quota_status)
         api = CompiledApi(definition, self.fingerprint(definition), self._services, self._record)
         builder.build(api)
-        return (None if builder.diagnostics else api), builder.diagnostics
+        if not builder.diagnostics:
+            return api, []
+        # What was opened before another plugin refused serves nobody, and nobody else closes it.
+        for closer in builder.closers:
+            try:
+                closer()
+            except Exception:
+                _log.exception("closing what API %s had opened failed", definition.id)
+        return None, builder.diagnostics
 
     def check_broken(self, broken: BrokenDefinition) -> list[Diagnostic]:
         """What the plugins say about the entries of a definition that has mistakes elsewhere."""

@@ -380,6 +380,15 @@ async def test_published_keys_are_fetched_and_followed() -> None:
             assert issuer.asked == 2, "a reload does not fetch again"
 
 
+async def test_a_refused_definition_leaves_no_key_set_behind() -> None:
+    options = "algorithms: RS256, jwks: 'http://127.0.0.1:9/jwks', default_policies: gold"
+    async with api(SIMPLE) as gateway:
+        auth = f"[{{jwt: {{{options}}}}}, {{hmac: {{certificates: {{a: x}}}}}}]"
+        bad = f"listen: /api/\nauth: {auth}\nplugins: [mock: hi]\n"
+        assert [one.code for one in (await gateway.reload({"apis.d/api.yaml": bad})).diagnostics] == ["build_failed"]
+        assert gateway.gateway.services.tokens._published == {}
+
+
 async def test_while_the_issuer_cannot_be_asked_nobody_gets_in() -> None:
     options = "algorithms: RS256, jwks: 'http://127.0.0.1:9/jwks', default_policies: gold"
     async with api(options) as gateway:

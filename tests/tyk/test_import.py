@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from aiogate.cli.main import main
 from aiogate.config.provenance import is_untouched
 from aiogate.config.settings import load_settings
+from aiogate.control.operations.classic import render
 from aiogate.control.operations.translate import translate_api, translate_policy, yaml_text
 from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS
 from aiogate.runtime.assembly import check
+from aiogate.testing import make_definition
 
 UNVERSIONED = {"not_versioned": True, "versions": {"Default": {}}}
 PROXY = {"listen_path": "/a/", "target_url": "http://127.0.0.1:9001/", "strip_listen_path": True}
@@ -287,6 +289,20 @@ def test_a_refused_field_is_never_mapped(field):
     said = [verdict for verdict in translate_api(body).fields if verdict.field == field.replace("*", "v")]
     assert [one.verdict for one in said if one.verdict == "mapped"] == []
     assert said
+
+
+@pytest.mark.parametrize("name", [name for name in MAPPED if name.partition("-")[0] in ("jwt", "hmac", "oidc")])
+def test_what_verifies_signatures_comes_back_as_it_was(name):
+    native = {**PLAIN, **MAPPED[name][1]}
+    shown = render(make_definition(yaml_text(native, "a test"), "apis.d/a.yaml"))
+    again = translate_api(shown)
+    assert list(again.refused) == []
+    assert again.native["auth"] == native["auth"]
+
+
+def test_signatures_do_not_become_lenient_on_the_way_back():
+    shown = render(make_definition("{id: a, listen: /a/, upstream: 'http://127.0.0.1:9001/', auth: hmac}"))
+    assert translate_api(shown).native["auth"] == "hmac"
 
 
 POLICY = {

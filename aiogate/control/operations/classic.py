@@ -137,15 +137,26 @@ _AUTH_FLAGS: Final = {
     "jwt": "enable_jwt",
     "oauth2": "use_oauth2",
     "hmac": "enable_signature_checking",
+    "oidc": "use_openid",
 }
-_AUTH_SOURCES: Final = {"key": "authToken", "basic": "basic", "jwt": "jwt", "oauth2": "oauth", "hmac": "hmac"}
+_AUTH_SOURCES: Final = {
+    "key": "authToken",
+    "basic": "basic",
+    "jwt": "jwt",
+    "oauth2": "oauth",
+    "hmac": "hmac",
+    "oidc": "oidc",
+}
 _IDENTITIES: Final = {
     "key": "auth_token",
     "basic": "basic_auth_user",
     "jwt": "jwt_claim",
     "oauth2": "oauth_key",
     "hmac": "hmac_key",
+    "oidc": "oidc_user",
 }
+_OURS_ONLY: Final = frozenset(("jwt", "hmac", "oidc"))
+"""Methods whose options travel as ours: Tyk's fields say less, and what they leave out is less strict there."""
 _SOURCE_KEYS: Final = frozenset(("header", "query", "cookie"))
 
 
@@ -168,7 +179,7 @@ def _auth(definition: Definition, ours: Fields) -> Fields:
         further = {key: value for key, value in config.items() if key not in _SOURCE_KEYS}
         if method.name == "basic" and set(further) == {"body"}:
             fields["basic_auth"] = _basic_body(further["body"])
-        elif further or (raw is not None and not isinstance(raw, Mapping)):
+        elif further or method.name in _OURS_ONLY or (raw is not None and not isinstance(raw, Mapping)):
             exact = False
     if not exact:
         ours["auth"] = _raw(definition, ("auth",))
