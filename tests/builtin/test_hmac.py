@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -231,6 +232,19 @@ async def test_a_signature_is_used_once() -> None:
         await refused(gateway, await gateway.get("/api/", headers=headers), "used before")
         clock.advance(2)
         await refused(gateway, await gateway.get("/api/", headers=headers), "behind the gateway's clock")
+
+
+async def test_a_signature_is_used_once_among_all_gateways(redis_server: Any) -> None:
+    files = {"apis.d/api.yaml": "listen: /api/\nauth: hmac\nplugins: [mock: welcome]\n"}
+    shared = {"store": redis_server.url, "redis__prefix": f"{uuid4().hex}:"}
+    async with (
+        running_gateway(files, clock=FakeClock(NOW), **shared) as one,
+        running_gateway(files, clock=FakeClock(NOW), **shared) as other,
+    ):
+        await one.create_key("api", name="client-1", hmac_enabled=True, hmac_string=SECRET)
+        headers = signed(date())
+        assert (await one.get("/api/", headers=headers)).status == 200
+        await refused(other, await other.get("/api/", headers=headers), "used before")
 
 
 def digest_of(body: bytes, algorithm: str = "SHA-256") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -378,6 +379,26 @@ async def test_published_keys_are_fetched_and_followed() -> None:
             ).ok
             assert (await ask(gateway, two)).status == 200
             assert issuer.asked == 2, "a reload does not fetch again"
+
+
+async def test_a_slow_issuer_holds_up_only_who_waits_for_its_keys() -> None:
+    async with (
+        running_issuer(public_jwk("RS256", kid="one")) as issuer,
+        api(f"algorithms: RS256, jwks: '{issuer.jwks}', default_policies: read") as gateway,
+    ):
+        clock = gateway.gateway.clock
+        assert isinstance(clock, FakeClock)
+        assert (await ask(gateway, token("RS256", header={"kid": "one"}))).status == 200
+        clock.advance(30)
+        issuer.delay = 2.0
+        waiting = asyncio.create_task(ask(gateway, token("RS256", header={"kid": "other"})))
+        while issuer.asked < 2:
+            await asyncio.sleep(0.01)
+        for number in range(5):
+            fresh = token("RS256", header={"kid": "one"}, sub=f"user-{number}")
+            assert (await ask(gateway, fresh)).status == 200
+        assert not waiting.done()
+        waiting.cancel()
 
 
 async def test_a_refused_definition_leaves_no_key_set_behind() -> None:
