@@ -7,11 +7,15 @@ import base64
 import hashlib
 import os
 import socket
+import ssl
 
 import pytest
+import trustme
 
 from aiogate.errors import PROBLEMS
+from aiogate.proxy import pool as pool_module
 from aiogate.proxy.listener import ListenerOptions
+from aiogate.proxy.pool import Origin
 from aiogate.proxy.tunnel import TunnelRules
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -769,3 +773,67 @@ def test_the_parser_and_upgrades():
     body = handshake("Content-Length: 4")
     _, [(first, before, _), (second, after, tail)] = fed(body + b"12", b"34tail")
     assert (first[0][0].upgrade, before, second, after, tail) == (True, False, (), True, b"tail")
+
+
+# Over TLS
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+async def secure(wire, authority, monkeypatch):
+    """A gate in front of a far end over TLS."""
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(serving)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    monkeypatch.setattr(pool_module, "_default_tls", lambda: trusting)
+    far = Far()
+    server = await asyncio.start_server(far.serve, "127.0.0.1", 0, ssl=serving)
+    far.port = server.sockets[0].getsockname()[1]
+    wire.stack.callback(server.close)
+    return await wire.gate(origin=Origin("https", "localhost", far.port)), far
+
+
+async def test_a_tunnel_to_an_upstream_over_tls(secure, until):
+    gate, far = secure
+    far.tail = frame(b"hello")
+    client, reader, writer = await opened(gate, far)
+    assert await exactly(client.reader, 7) == b"\x82\x05hello"
+    up, down = frame(os.urandom(4 * MIB), masked=True), frame(os.urandom(4 * MIB))
+    writer.write(down)
+    sent = asyncio.ensure_future(client.send(up))
+    async with asyncio.timeout(20):
+        got = await asyncio.gather(reader.readexactly(len(up)), client.reader.readexactly(len(down)))
+    await sent
+    assert got == [up, down]
+    await gate.elapse(2)
+    await gate.elapse(400)
+    await closed_with(client.reader, 1001)
+    await closed_with(reader, 1001, masked=True)
+    writer.close()
+    await client.close()
+    await until(lambda: gate.listener.connections == 0)
+
+
+async def test_an_upstream_over_tls_that_does_not_read_and_one_that_goes(secure, until):
+    gate, far = secure
+    client, reader, writer = await opened(gate, far)
+    (connection,) = gate.listener._clients._open
+    tunnel = connection._tunnel
+    writer.transport.pause_reading()
+    client.writer.write(frame(bytes(32 * MIB), masked=True))
+    await until(lambda: tunnel._upstream_full)
+    await asyncio.sleep(0.1)
+    assert client.writer.transport.get_write_buffer_size() > 16 * MIB
+    writer.transport.resume_reading()
+    assert len(await exactly(reader, 32 * MIB)) == 32 * MIB
+    writer.write(frame(b"bye"))
+    writer.close()
+    async with asyncio.timeout(5):
+        assert await client.reader.read() == b"\x82\x03bye"
+    await until(lambda: gate.listener.connections == 0)
+    assert gate.api.counts.tunnel_ends == {"upstream": 1}
