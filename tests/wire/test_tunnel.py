@@ -825,12 +825,13 @@ async def test_an_upstream_over_tls_that_does_not_read_and_one_that_goes(secure,
     (connection,) = gate.listener._clients._open
     tunnel = connection._tunnel
     writer.transport.pause_reading()
-    client.writer.write(frame(bytes(32 * MIB), masked=True))
+    client.writer.write(frame(bytes(64 * MIB), masked=True))
     await until(lambda: tunnel._upstream_full)
     await asyncio.sleep(0.1)
-    assert client.writer.transport.get_write_buffer_size() > 16 * MIB
+    assert client.writer.transport.get_write_buffer_size() > 0, "the client is held back"
+    assert tunnel._upstream._transport.get_write_buffer_size() < MIB
     writer.transport.resume_reading()
-    assert len(await exactly(reader, 32 * MIB)) == 32 * MIB
+    assert len(await exactly(reader, 64 * MIB)) == 64 * MIB
     writer.write(frame(b"bye"))
     writer.close()
     async with asyncio.timeout(5):
