@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test check bench format clean
+.PHONY: serve test check bench chaos format clean
 
 serve: $(VENV)/.serve
 	$(BIN)/aiogate serve
@@ -23,6 +23,12 @@ check: $(VENV)/.test
 bench: $(VENV)/.test
 	bench/servers.sh
 	$(BIN)/python -m bench
+
+# Redis harmed under load, each fault for SECONDS.
+SECONDS ?= 30
+chaos: $(VENV)/.test
+	tests/servers.sh
+	$(BIN)/python -m bench.chaos $(SECONDS)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -395,3 +395,56 @@ async def test_who_goes_away_takes_no_reply_from_the_others(
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(one, Record) for one in outcomes[1::2])
     assert await store.sessions.get("0" * 64) is None
+
+
+async def test_a_cluster_has_all_keys_of_a_prefix_in_one_slot(opened: Callable[..., object]) -> None:
+    server = RedisServer("cluster-enabled yes").start()
+    try:
+        store = await opened(redis_store(f"redis+cluster://127.0.0.1:{server.port}", SystemClock(), "clustered:"))
+        assert "nobody owns slot" in store.trouble
+        server.say("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        await until(lambda: not store.trouble, 10)
+        taken = await take(store, bucket(), bucket("quota::a", 5, 60, "quota"), bucket("api:login", 9))
+        assert [counter.count for counter in taken.counters] == [1, 1, 1]
+        await store.sessions.put(record("one", apis=("login", "portal")))
+        await store.sessions.put(record("one", "other"))
+        assert await store.sessions.count() == 2
+        assert await store.sessions.organisations() == ["acme", "other"]
+        store.decisions.append(decision(1))
+        assert await store.decisions.get("r1") == decision(1)
+        assert b"{clustered}:" in server.say("KEYS", "*")
+        slots = {await store._side.ask("CLUSTER", "KEYSLOT", key) for key in await store._side.ask("KEYS", "*")}
+        assert len(slots) == 1
+    finally:
+        server.close()
+
+
+@pytest.mark.slow
+async def test_sentinels_name_the_master_and_the_next_one(opened: Callable[..., object]) -> None:
+    master = RedisServer().start()
+    replica = RedisServer(f"replicaof 127.0.0.1 {master.port}").start()
+    sentinel = RedisServer(
+        f"sentinel monitor main 127.0.0.1 {master.port} 1", "sentinel down-after-milliseconds main 60000", sentinel=True
+    ).start()
+    try:
+        places = f"127.0.0.1:1,127.0.0.1:{sentinel.port}"
+        unknown = await opened(redis_store(f"redis+sentinel://{places}/nobody", SystemClock()))
+        assert "knows no master of nobody" in unknown.trouble
+        store = await opened(redis_store(f"redis+sentinel://{places}/main", SystemClock()))
+        assert (await take(store, bucket())).admitted
+        async with asyncio.timeout(20):
+            while b"slave" not in sentinel.say("SENTINEL", "REPLICAS", "main"):
+                await asyncio.sleep(0.1)
+            while sentinel.say("SENTINEL", "FAILOVER", "main") != b"+OK\r\n":
+                await asyncio.sleep(0.2)
+        # The old master becomes a replica, says so, and the next one is asked for.
+        await until(lambda: replica.say("ROLE").startswith(b"*3\r\n$6\r\nmaster"), 20)
+        async with asyncio.timeout(20):
+            while b":1\r\n" not in replica.say("EXISTS", f"{store._sessions._records}{record('one').name_hash}"):
+                try:
+                    await store.sessions.put(record("one"))
+                except StoreUnavailable:
+                    await asyncio.sleep(0.1)
+    finally:
+        for one in (sentinel, replica, master):
+            one.close()

@@ -5,9 +5,9 @@ matching there is, so nothing may ever go past the queue. What can go wrong has 
 
 * no reply in time: the caller is told so and the place in the queue is kept, because the reply may still come; it was
   perhaps carried out, and nothing is ever undone on a guess;
-* three such in a row, an answer that says that the server is of no use now (`LOADING`, `READONLY`, `OOM`, …), bytes
-  that are no RESP, a reply nobody waits for, an end of the connection: everybody who waits is told, and the connection
-  goes;
+* three such in a row, each asked after the one before was late; an answer that says that the server is of no use now
+  (`LOADING`, `READONLY`, `OOM`, …); bytes that are no RESP; a reply nobody waits for; an end of the connection: all
+  who wait are told, and the connection goes;
 * without a connection callers are refused at once, and nobody but `_run` tries to get a new one: first at once, then
   ever later, up to a second. It counts as open when a small write was answered in time.
 """
@@ -42,6 +42,8 @@ OPEN_SECONDS: Final = 1.0
 _FIRST_PAUSE: Final = 0.05
 _PING_EVERY: Final = 1.0
 _FIND_EVERY: Final = 5
+_READING: Final = 0.002
+"""What a loop that was busy gets to read the replies that have come meanwhile."""
 
 Refused = ResponseError
 """What Redis answers to a command that it does not carry out."""
@@ -108,6 +110,7 @@ class Lane:
         self._alarm: asyncio.TimerHandle | None = None
         self._broken: asyncio.Future[None] | None = None
         self._errors = 0
+        self._late_at = 0.0
         self._heard = False
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -291,16 +294,22 @@ class Lane:
                         raise _Broken(f"the master is {found[0]}:{found[1]} now")
 
     def _look(self) -> None:
-        """Tell those whose time is over. Their places are kept: the replies may still come."""
+        """Time is over for somebody, unless this loop was busy: then the reply is here and has only to be read."""
+        self._alarm = self._loop.call_later(_READING, self._tell_late, self._loop.time() - self._timeout)
+
+    def _tell_late(self, over: float) -> None:
+        """Tell those who asked before `over`. Their places are kept: the replies may still come."""
         self._alarm = None
-        over = self._loop.time() - self._timeout
         for future, at in self._asked:
             if at > over:
                 self._alarm = self._loop.call_at(at + self._timeout, self._look)
                 break
             if not future.done():
                 _fail(future, StoreUnavailable(f"Redis did not answer within {_shown(self._timeout)}"))
-                self._errors += 1
+                # All who asked before the last time that it was late share that time: one pause is one error.
+                if at > self._late_at:
+                    self._late_at = self._loop.time()
+                    self._errors += 1
         if self._errors >= MOST_ERRORS:
             self.distrust(f"Redis did not answer within {_shown(self._timeout)}, {MOST_ERRORS} times in a row")
 
