@@ -121,7 +121,8 @@ def judge(name: str, seen: Sequence[Seen], harmed: float, healed: float, *, spar
     known = [one for one in during if one.kind == "known"]
     first = [one.took for one in known if one.at < harmed + 0.3]
     later = [one.took for one in known if one.at >= harmed + 0.3]
-    served = sum(one.status == 200 for one in known) / max(1, len(known))
+    afterwards = [one for one in seen if one.kind == "known" and one.at >= healed]
+    served = sum(one.status == 200 for one in (*known, *afterwards)) / max(1, len(known) + len(afterwards))
     unknown = {one.status for one in during if one.kind == "unknown" and one.at > harmed + spare}
     after = [one for one in seen if one.kind == "unknown" and one.at >= healed]
     first_back = [
@@ -140,7 +141,7 @@ def judge(name: str, seen: Sequence[Seen], harmed: float, healed: float, *, spar
         )  # fmt: skip
         most = max(most, *(sum(1 for at in admitted if begin <= at < begin + WINDOW * 0.9) for begin in admitted), 0)
     figures = {
-        "served": f"{served:.4%} of {len(known)}",
+        "served": f"{served:.4%} of {len(known) + len(afterwards)}",
         "idle p99": f"{percentile(idle, 0.99) * 1000:.0f} ms",
         "first p99": f"{percentile(first, 0.99) * 1000:.0f} ms",
         "then p99": f"{percentile(later, 0.99) * 1000:.0f} ms",
@@ -227,7 +228,8 @@ PROXIED: dict[str, dict[str, object]] = {
 
 
 async def one_fault(name: str, seconds: float, **environ: str) -> Outcome:
-    server = RedisServer().start()
+    # A Redis that holds keys keeps them on disk.
+    server = RedisServer("appendonly yes", "appendfsync always").start()
     try:
         if name in PROXIED:
             async with fault_proxy(server.port) as proxy:

@@ -19,7 +19,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A redis-server that forgets everything when it ends. `config` are further lines of its configuration."""
+    """A redis-server that forgets everything when it ends, unless `config`, lines of its configuration, keeps it."""
 
     def __init__(self, *config: str, port: int = 0, sentinel: bool = False) -> None:
         program = shutil.which("redis-server")
@@ -38,9 +38,10 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> RedisServer:
-        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {self.folder}", *self._config]
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {self.folder}"]
         if not self._sentinel:
             lines += ['save ""', "appendonly no"]
+        lines += self._config
         file = self.folder / "redis.conf"
         file.write_text("\n".join(lines) + "\n")
         command = [self._program, str(file), *(["--sentinel"] if self._sentinel else [])]

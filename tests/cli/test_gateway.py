@@ -174,7 +174,7 @@ def test_a_reload_says_what_changed(changing: Site) -> None:
 
 @pytest.mark.slow
 def test_gateways_on_one_redis_are_shown_and_reload_together(serve: Serve, redis_server: RedisServer) -> None:
-    files = FILES | {"aiogate.yaml": f"store: {redis_server.url}\nredis: {{prefix: '{uuid4().hex}:'}}\n"}
+    files = FILES | {"aiogate.yaml": f"store: {redis_server.url}\nredis: {{prefix: '{uuid4().hex}:', timeout: 2s}}\n"}
     one, two = serve(files), serve(files)
     deadline = time.monotonic() + 10
     while len(one.json("status")["nodes"]) != 2:

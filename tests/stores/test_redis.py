@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ from aiogate.stores.base import StoreUnavailable
 from aiogate.stores.redis.store import RedisStore
 from aiogate.testing.clock import FakeClock
 from tests.faults import FaultProxy, fault_proxy
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 from tests.stores.conftest import redis_store
 from tests.stores.test_contract import bucket, decision, record
 
@@ -183,16 +185,17 @@ async def test_scripts_that_were_flushed_are_loaded_again(
     assert [one.admitted for one in taken] == [True, False, False]
 
 
+@pytest.mark.slow
 async def test_no_answer_in_time_refuses_a_session_and_counts_rates_here(
     proxy: FaultProxy, opened: Callable[..., object]
 ) -> None:
-    store = await opened(redis_store(f"redis://127.0.0.1:{proxy.port}", SystemClock(), redis__timeout="50ms"))
+    store = await opened(redis_store(f"redis://127.0.0.1:{proxy.port}", SystemClock(), redis__timeout="150ms"))
     proxy.blackhole = True
     for _ in range(3):
         began = time.monotonic()
-        with pytest.raises(StoreUnavailable, match="50 ms"):
+        with pytest.raises(StoreUnavailable, match="150 ms"):
             await store.sessions.get("0" * 64)
-        assert 0.045 < time.monotonic() - began < 1
+        assert 0.145 < time.monotonic() - began < 2
     # Given up: nobody waits any more.
     began = time.monotonic()
     for _ in range(100):
@@ -201,17 +204,17 @@ async def test_no_answer_in_time_refuses_a_session_and_counts_rates_here(
     assert [(await take(store, bucket(limit=2))).admitted for _ in range(3)] == [True, True, False]
     with pytest.raises(StoreUnavailable, match="a quota cannot be counted without the store"):
         await take(store, bucket(), bucket("quota::a", 5, 60, "quota"))
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
     proxy.heal()
-    assert await until(lambda: not store.trouble) < 2.5
+    assert await until(lambda: not store.trouble) < 5
     assert await store.sessions.get("0" * 64) is None
 
 
 async def test_a_late_reply_is_nobody_elses(proxy: FaultProxy, opened: Callable[..., object]) -> None:
-    store = await opened(redis_store(f"redis://127.0.0.1:{proxy.port}", SystemClock(), redis__timeout="300ms"))
+    store = await opened(redis_store(f"redis://127.0.0.1:{proxy.port}", SystemClock(), redis__timeout="400ms"))
     written = record("one")
     await store.sessions.put(written)
-    proxy.delay = 0.4
+    proxy.delay = 0.5
     with pytest.raises(StoreUnavailable):
         await store.sessions.get(written.name_hash)
     proxy.heal()
@@ -219,6 +222,7 @@ async def test_a_late_reply_is_nobody_elses(proxy: FaultProxy, opened: Callable[
     assert await store.sessions.get("0" * 64) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["reset", "refuse", "garbage", "nonsense", "unasked"])
 async def test_a_broken_connection_fails_all_who_wait_and_comes_back(
     proxy: FaultProxy, opened: Callable[..., object], how: str
@@ -243,6 +247,7 @@ async def test_a_broken_connection_fails_all_who_wait_and_comes_back(
     assert await store.sessions.get("0" * 64) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "heal", "reason"),
     [
@@ -363,6 +368,7 @@ async def test_limits_may_be_let_go_or_refused_without_redis(opened: Callable[..
     server.close()
 
 
+@pytest.mark.slow
 async def test_a_server_that_stands_still_and_one_that_is_killed(
     server: RedisServer, opened: Callable[..., object]
 ) -> None:
@@ -376,10 +382,10 @@ async def test_a_server_that_stands_still_and_one_that_is_killed(
             began = time.monotonic()
             assert (await take(store, bucket(limit=10**6))).admitted
             slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 0.5
+        assert slowest < 1
         assert store.trouble
         await asyncio.to_thread(mend)
-        assert await until(lambda: not store.trouble) < 2.5
+        assert await until(lambda: not store.trouble) < 5
 
 
 async def test_who_goes_away_takes_no_reply_from_the_others(
@@ -397,6 +403,34 @@ async def test_who_goes_away_takes_no_reply_from_the_others(
     assert await store.sessions.get("0" * 64) is None
 
 
+async def test_tls_is_spoken_to_whom_the_certificate_names(tmp_path: Path, opened: Callable[..., object]) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    port = free_port()
+    server = RedisServer(
+        f"tls-port {port}", "tls-auth-clients no", f"tls-cert-file {tmp_path}/cert.pem",
+        f"tls-key-file {tmp_path}/key.pem",
+    ).start()  # fmt: skip
+    try:
+        trusted = await opened(
+            redis_store(f"rediss://127.0.0.1:{port}", SystemClock(), redis__ca=str(tmp_path / "ca.pem"))
+        )
+        assert trusted.trouble == ""
+        assert (await take(trusted, bucket())).admitted
+        stranger = await opened(redis_store(f"rediss://127.0.0.1:{port}", SystemClock()))
+        assert "certificate verify failed" in stranger.trouble.lower()
+        elsewhere = await opened(
+            redis_store(f"rediss://localhost:{port}", SystemClock(), redis__ca=str(tmp_path / "ca.pem"))
+        )
+        assert elsewhere.trouble
+    finally:
+        server.close()
+
+
+@pytest.mark.slow
 async def test_a_cluster_has_all_keys_of_a_prefix_in_one_slot(opened: Callable[..., object]) -> None:
     server = RedisServer("cluster-enabled yes").start()
     try:

@@ -108,6 +108,7 @@ async def test_forged_repeated_and_broken_messages_are_ignored(
     assert heard.reloads == 1
 
 
+@pytest.mark.slow
 async def test_a_flood_is_not_listened_to_and_nothing_is_believed_after_it(
     redis_server: RedisServer, prefix: str, join: Joined
 ) -> None:
@@ -121,6 +122,7 @@ async def test_a_flood_is_not_listened_to_and_nothing_is_believed_after_it(
     await sender.close()
 
 
+@pytest.mark.slow
 async def test_who_was_cut_off_believes_nothing_that_it_has_cached(redis_server: RedisServer, join: Joined) -> None:
     (one, _), (_, heard) = await join(), await join()
     redis_server.say("CLIENT", "KILL", "TYPE", "pubsub")
@@ -139,6 +141,7 @@ async def test_a_redis_that_lost_its_data_has_another_key(redis_server: RedisSer
     await until(lambda: one.peers._secret == third.peers._secret)
 
 
+@pytest.mark.slow
 async def test_gateways_see_each_other_until_they_leave(redis_server: RedisServer, prefix: str, join: Joined) -> None:
     (one, _), (two, heard) = await join(), await join()
     nodes = await one.peers.nodes()
