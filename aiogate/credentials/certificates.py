@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -31,6 +32,8 @@ __all__ = [
 
 _ORG: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_TICK: Final = 50_000_000
+"""Nanoseconds, more than any file system's clock stands still."""
 _FILE: Final = re.compile(rf"({_ORG.pattern})\.({_FINGERPRINT.pattern})\.pem", re.ASCII)
 
 
@@ -134,7 +137,8 @@ class CertificateStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, Path] | None = None
+        self._files: dict[str, Path] = {}
+        self._seen = -1
         self._writing = asyncio.Lock()
 
     def holds(self, identifier: str) -> bool:
@@ -169,13 +173,12 @@ class CertificateStore:
                 raise CertificateRefused(f"Certificate with {identifier} id already exists")
             path = self._folder / f"{org}.{fingerprint}.pem"
             await asyncio.to_thread(_write, path, pem)
-            self._known[identifier] = path
         return identifier
 
     async def remove(self, identifier: str) -> bool:
         """Forget a certificate, for the next request already. False: there was none."""
         async with self._writing:
-            path = self._known.pop(identifier, None)
+            path = self._known.get(identifier)
             if path is None:
                 return False
             await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -183,15 +186,18 @@ class CertificateStore:
 
     @property
     def _known(self) -> dict[str, Path]:
-        if self._files is None:
-            self._files = {}
-            try:
-                names = sorted(os.listdir(self._folder))  # noqa: PTH208  # once, names only
-            except FileNotFoundError:
-                names = []
-            for name in names:
-                if (found := _FILE.fullmatch(name)) is not None:
-                    self._files[found[1] + found[2]] = self._folder / name
+        """Read again when the folder has changed: another worker may have done so."""
+        try:
+            changed = os.stat(self._folder).st_mtime_ns  # noqa: PTH116  # a microsecond, for each request
+        except FileNotFoundError:
+            self._files, self._seen = {}, -1
+            return self._files
+        if changed != self._seen:
+            names = os.listdir(self._folder)  # noqa: PTH208  # names only
+            found = [matched for name in names if (matched := _FILE.fullmatch(name)) is not None]
+            self._files = {one[1] + one[2]: self._folder / one[0] for one in found}
+            # A second change within one tick of the file system's clock would leave the same time.
+            self._seen = changed if time.time_ns() - changed > _TICK else -1
         return self._files
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +56,16 @@ async def test_what_lies_in_the_folder_is_known_and_what_is_not_a_certificate_is
     assert store.holds(f"default{'a' * 64}")
     assert await store.show(f"default{'a' * 64}") is None
     assert CertificateStore(tmp_path / "nowhere").ids() == []
+
+
+async def test_what_another_worker_does_holds_at_once(tmp_path):
+    pem = trustme.CA().issue_cert("a").cert_chain_pems[0].bytes()
+    mine, other = CertificateStore(tmp_path / "certs"), CertificateStore(tmp_path / "certs")
+    assert mine.ids() == other.ids() == []
+    identifier = await other.add("default", pem)
+    assert mine.holds(identifier)
+    await asyncio.sleep(0.06)
+    assert mine.holds(identifier)
+    assert await other.remove(identifier)
+    assert not mine.holds(identifier)
+    assert not await mine.remove(identifier)
