@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aiogate.config.headers import EditableHeader, HeaderName, HeaderValue
     from aiogate.config.match import Method, PathEntry, PathTable
     from aiogate.config.model import Model
-    from aiogate.config.units import Duration, Pattern, Rate, Size, Timestamp
+    from aiogate.config.units import Capture, Duration, Pattern, Rate, Size, Timestamp
     from aiogate.credentials.certificates import ClientCertificate
     from aiogate.credentials.jose import Token
     from aiogate.credentials.places import Places
@@ -44,6 +44,7 @@ __all__ = [
     "BodyStream",
     "Bucket",
     "BuildContext",
+    "Capture",
     "ClientCertificate",
     "Duration",
     "EditableHeader",

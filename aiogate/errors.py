@@ -144,6 +144,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
     Problem("auth_ambiguous", 400, "Credential was presented more than once"),
     Problem("auth_failed", 401, "User not authorised", event="AuthFailure"),
     Problem("key_unknown", 403, _DISALLOWED, event="AuthFailure"),
+    Problem("auth_throttled", 429, "Too many failed attempts, try again later", event="AuthFailure"),
     Problem("auth_busy", 503, "Too many credentials are being verified, try again", headers=(("Retry-After", "1"),)),
     Problem(
         "session_missing",

@@ -2,37 +2,66 @@
 
     auth:
       - basic: {realm: Login}
+      - basic: {body: {user: "<user>(.*)</user>", password: "<password>(.*)</password>"}, cache: off}
 
 A user is a session stored under the user's name, unique in its organisation. The password is verified by bcrypt off the
 event loop; a credential that passed is remembered for a while, so that the next request costs a keyed digest. Who is
-refused learns neither whether the user exists nor what was wrong; `aiogate why` tells the operator.
+refused learns neither whether the user exists nor what was wrong; `aiogate why` tells the operator. Who fails too often
+is refused before anything is hashed.
 """
 
 from __future__ import annotations
 
 import binascii
-from base64 import b64decode
+import math
+from base64 import b64decode, b64encode
 from collections.abc import Awaitable
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator
 
 from aiogate import (
     PROBLEMS,
     Authenticator,
     AuthenticatorKind,
     BuildContext,
+    Capture,
+    Duration,
     Exchange,
     LookupFailure,
     Model,
     Problem,
     Session,
+    Size,
     hookimpl,
 )
 
 
+class Body(Model):
+    """Where user and password stand in a body: patterns with one group each, looked for anywhere in it.
+
+    At most `limit` bytes are read, and kept until they go upstream; a larger body is refused with 413.
+    """
+
+    user: Capture
+    password: Capture
+    limit: Size = 64 * 1024
+
+
+def _parse_cache(value: Any) -> Any:
+    return "0s" if value is False or value == "off" else value  # YAML's `off` may be a boolean
+
+
 class Config(Model):
-    """`realm` is what browsers show when they ask for the password; default: the API's name."""
+    """`realm` is what browsers show when they ask for the password; default: the API's name.
+
+    `body` is where the credentials stand when there is no Authorization header. `cache` is for how long a verified
+    password is not verified again, or `off`; default: the setting `passwords.cache`.
+    """
 
     realm: str | None = None
+    body: Body | None = None
+    cache: Annotated[Duration, BeforeValidator(_parse_cache)] | None = None
 
 
 class Credentials(NamedTuple):
@@ -42,37 +71,63 @@ class Credentials(NamedTuple):
 
 @hookimpl
 def aiogate_middleware() -> AuthenticatorKind:
-    return AuthenticatorKind("basic", Config, build, "user name and password in the Authorization header")
+    return AuthenticatorKind("basic", Config, build, "user name and password in the Authorization header or the body")
 
 
 def build(config: Config, context: BuildContext) -> Authenticator:
     sessions = context.services.sessions
     passwords = context.services.passwords
+    failures = context.services.failures
+    cache = config.cache
+    body = config.body
     org = context.definition.org
     realm = quoted(config.realm if config.realm is not None else context.definition.name)
     challenge = ("WWW-Authenticate", f'Basic realm="{realm}", charset="UTF-8"')
     refusal = PROBLEMS["auth_failed"].with_header(*challenge)
     alone = len(context.siblings) == 1
 
-    def authenticate(exchange: Exchange) -> Session | Problem | None | Awaitable[Session | Problem]:
+    def authenticate(exchange: Exchange) -> Session | Problem | None | Awaitable[Session | Problem | None]:
         value = exchange.headers.get("Authorization")
         if value is None:
-            return None
+            if body is None or not exchange.body.present:
+                return None
+            return from_body(exchange, body)
         presented = read(value, alone=alone)
         if type(presented) is not Credentials:
             return None if presented is None else malformed(presented)
-        session = sessions.cached(org, presented.user, exchange.policies)
-        if (
-            type(session) is Session
-            and session.kind == "basic"
-            and passwords.remembered(session.name_hash, session.password, presented.password)
-        ):
-            return session
-        return verify(exchange, presented)
+        return known(exchange, presented) or verify(exchange, presented)
+
+    async def from_body(exchange: Exchange, places: Body) -> Session | Problem | None:
+        text = (await exchange.body.read_all(places.limit)).decode("utf-8", "replace")
+        presented = search(places, text)
+        if isinstance(presented, Problem):
+            # With other methods beside it, such a body is just one without a credential of this kind.
+            return presented if alone else None
+        return known(exchange, presented) or await verify(exchange, presented)
 
     def malformed(problem: object) -> Problem:
         assert isinstance(problem, Problem)
         return refusal.because(problem.detail) if problem.status == 401 else problem
+
+    def known(exchange: Exchange, presented: Credentials) -> Session | Problem | None:
+        """What can be said without hashing."""
+        if not failures.quiet:
+            wait = failures.wait(exchange.client_ip, presented.user)
+            if wait:
+                return throttled(exchange.client_ip, presented.user, wait)
+        session = sessions.cached(org, presented.user, exchange.policies)
+        if (
+            type(session) is Session
+            and session.kind == "basic"
+            and passwords.remembered(session.name_hash, session.password, presented.password, cache)
+        ):
+            passed(exchange, presented)
+            return session
+        return None
+
+    def passed(exchange: Exchange, presented: Credentials) -> None:
+        if not failures.quiet:
+            failures.passed(exchange.client_ip, presented.user)
 
     async def verify(exchange: Exchange, presented: Credentials) -> Session | Problem:
         found = await sessions.find(org, presented.user, exchange.policies)
@@ -81,18 +136,23 @@ def build(config: Config, context: BuildContext) -> Authenticator:
             for _ in variants(presented.password):
                 if await passwords.verify_nothing(presented.password) is None:
                     return PROBLEMS["auth_busy"]
+            failures.failed(exchange.client_ip, presented.user)
             if not isinstance(found, LookupFailure):
                 return refusal.because(f"the name belongs to a session of kind {found.kind}, not to a basic-auth user")
             reason = await sessions.explain_missing(org, presented.user) if found.missing else found.reason
             return refusal.because(reason)
         for variant in variants(presented.password):
-            verdict = await passwords.verify(found.name_hash, found.password, variant)
+            verdict = await passwords.verify(found.name_hash, found.password, variant, cache)
             if verdict is None:
                 return PROBLEMS["auth_busy"].because("the queue of passwords to verify is full")
             if verdict:
                 break
         if verdict and variant is presented.password:
+            passed(exchange, presented)
             return found
+        failures.failed(exchange.client_ip, presented.user)
+        if unusable := passwords.unusable(found.password):
+            return refusal.because(f"the password of user {found.label} is stored as {unusable}")
         return refusal.because(wrong_password(found, presented.password, trimmed_matches=bool(verdict)))
 
     return Authenticator(
@@ -101,6 +161,31 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         missing=PROBLEMS["auth_missing"].with_header(*challenge),
         credential_headers=("Authorization",),
     )
+
+
+def throttled(address: str, user: str, wait: float) -> Problem:
+    problem = PROBLEMS["auth_throttled"].with_header("Retry-After", str(math.ceil(wait)))
+    return problem.because(f"too many wrong passwords came from {address}; user {user[:100]!r} waits {wait:.0f} s")
+
+
+def search(places: Body, text: str) -> Credentials | Problem:
+    """The credentials in a body, or what is wrong with it in Tyk's words (spec/middleware.md section 2)."""
+    found: list[str] = []
+    for name, capture in (("username", places.user), ("password", places.password)):
+        matched, part = capture.find(text)
+        if not matched:
+            return malformed_body(f"Body do not contain {name}")
+        if part is None:
+            return malformed_body(f"{name} should be inside regexp match group")
+        found.append(part)
+    if any("\ufffd" in part for part in found):
+        return malformed_body("Body do not contain username").because("user name or password is not UTF-8")
+    return Credentials(*found)
+
+
+def malformed_body(message: str) -> Problem:
+    problem = PROBLEMS["auth_malformed"]
+    return Problem(problem.code, problem.status, message)
 
 
 def read(value: str, *, alone: bool) -> Credentials | Problem | None:
@@ -118,6 +203,9 @@ def read(value: str, *, alone: bool) -> Credentials | Problem | None:
     try:
         decoded = b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
+        decoded = None
+    # Spare bits behind the last byte must be zero (RFC 4648 section 3.5): one credential has one spelling.
+    if decoded is None or b64encode(decoded).decode("ascii") != encoded:
         return other_words("auth data not encoded correctly").because("the value is not base64")
     user, colon, password = decoded.partition(b":")
     if not colon:

@@ -10,6 +10,7 @@ a basic-auth user is not a key (differences.md, "Credentials and sessions").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -55,6 +56,7 @@ def aiogate_middleware() -> AuthenticatorKind:
 
 def build(config: Config, context: BuildContext) -> Authenticator:
     sessions = context.services.sessions
+    failures = context.services.failures
     org = context.definition.org
     present = presented_by(config, context.siblings)
 
@@ -63,12 +65,27 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         if token is None or type(token) is Problem:
             return token
         assert isinstance(token, str)
+        if not failures.quiet:
+            wait = failures.wait(exchange.client_ip, token, secret=True)
+            if wait:
+                return throttled(exchange.client_ip, wait)
         found = sessions.cached(org, token, exchange.policies)
-        if type(found) is Session:
-            return found if found.kind == "key" else wrong_kind(found)
+        if type(found) is Session and found.kind == "key":
+            if not failures.quiet:
+                failures.passed(exchange.client_ip, token)
+            return found
         return look_up(exchange, token)
 
     async def look_up(exchange: Exchange, token: str) -> Session | Problem:
+        found = await known(exchange, token)
+        if isinstance(found, Session):
+            if not failures.quiet:
+                failures.passed(exchange.client_ip, token)
+        else:
+            failures.failed(exchange.client_ip, token, secret=True)
+        return found
+
+    async def known(exchange: Exchange, token: str) -> Session | Problem:
         if len(token) < SHORTEST or len(token) > LONGEST:
             return PROBLEMS["key_unknown"].because(f"no key has {len(token)} characters")
         found = await sessions.find(org, token, exchange.policies)
@@ -85,6 +102,11 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         credential_query=(config.query,) if config.query else (),
         credential_cookies=(config.cookie,) if config.cookie else (),
     )
+
+
+def throttled(address: str, wait: float) -> Problem:
+    problem = PROBLEMS["auth_throttled"].with_header("Retry-After", str(math.ceil(wait)))
+    return problem.because(f"too many unknown keys came from {address}; it waits {wait:.0f} s")
 
 
 def wrong_kind(session: Session) -> Problem:

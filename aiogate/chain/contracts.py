@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from aiogate.clock import SystemClock
+from aiogate.credentials.failures import Failures
 from aiogate.errors import Position, Problem
 from aiogate.telemetry.metrics import Metrics
 
@@ -72,6 +74,7 @@ class Services:
     upstreams: UpstreamPools
     tokens: Tokens
     certificates: CertificateStore
+    failures: Failures = field(default_factory=lambda: Failures(SystemClock()))
     metrics: Metrics = field(default_factory=Metrics)
 
 

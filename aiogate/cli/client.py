@@ -18,7 +18,7 @@ from aiogate.cli.printing import safe
 from aiogate.cli.settings import Mistaken, config_option, folder_option, read_settings
 from aiogate.errors import DiagnosticsFound
 
-__all__ = ["Client", "Refused", "asks_gateway", "path_to"]
+__all__ = ["Client", "Refused", "asks_gateway", "path_to", "said"]
 
 PATIENCE: Final = 60.0
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # an address that is read, not bound

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from aiogate.cli.client import Client, Refused, asks_gateway, path_to
+from aiogate.cli.client import Client, asks_gateway, path_to
+from aiogate.cli.htpasswd import import_users, is_there, lines_of, summary
 from aiogate.cli.passwords import read_password
 from aiogate.cli.printing import as_json, counted, example, joined, moment, print_json, print_pairs, print_table, safe
 
@@ -223,7 +225,7 @@ def users() -> None:
 def add(gateway: Client, /, name: str, password_stdin: bool, replace: bool, as_json: bool, **session: Any) -> None:
     """Make the basic-auth user NAME. The password is asked for twice and not shown."""
     body = _session(**session)
-    if not replace and _exists(gateway, name, session["org"]):
+    if not replace and is_there(gateway, name, session["org"]):
         raise click.ClickException(f"{safe(name)} is there already; --replace overwrites password and rights")
     body["basic_auth_data"] = {"password": read_password(password_stdin)}
     answer = gateway.ask("POST", path_to("keys", name), body)
@@ -234,11 +236,28 @@ def add(gateway: Client, /, name: str, password_stdin: bool, replace: bool, as_j
     _warn(answer)
 
 
-def _exists(gateway: Client, name: str, org: str | None) -> bool:
+@users.command("import", epilog=example("aiogate users import /etc/nginx/htpasswd --policy gold"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--replace", is_flag=True, help="Overwrite users that are there, password and rights.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@session_options
+@as_json
+@asks_gateway
+def import_(gateway: Client, /, file: Path, replace: bool, dry_run: bool, as_json: bool, **session: Any) -> None:
+    """Make the users of an htpasswd FILE, with the bcrypt or Argon2id hashes that they have there.
+
+    All of them get the same rights. A line with another kind of hash is refused and named; the others are imported.
+    """
+    body = _session(**session)
     try:
-        gateway.get(path_to("keys", name), {"org_id": org})
-    except Refused as refused:
-        if refused.status != 404:
-            raise
-        return False
-    return True
+        done = import_users(gateway, lines_of(file), body, replace=replace, dry_run=dry_run)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(safe(f"{file} cannot be read: {error}")) from error
+    if as_json:
+        print_json([{"line": one.line, "user": one.user, "refused": one.refused} for one in done])
+    else:
+        for one in done:
+            click.echo(str(one))
+        click.echo(summary(done, dry_run=dry_run), err=True)
+    if any(one.refused for one in done):
+        raise click.exceptions.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 import click
 
@@ -31,19 +32,27 @@ def read_password(from_stdin: bool) -> str:
 
 
 @click.command(epilog=example("aiogate hash-password", 'printf %s "$PASSWORD" | aiogate hash-password --cost 12'))
-@click.option("--cost", type=click.IntRange(4, 16), default=10, show_default=True, help="Each step doubles the time.")
+@click.option(
+    "--cost", type=click.IntRange(4, 16), default=10, show_default=True, help="bcrypt's; each step doubles the time."
+)
+@click.option(
+    "--algorithm", type=click.Choice(["bcrypt", "argon2id"]), default="bcrypt", show_default=True, help="Of the hash."
+)
 @as_json
-def hash_password(cost: int, as_json: bool) -> None:
-    """Print the bcrypt hash of a password, which is typed twice and not shown, or read from a pipe."""
+def hash_password(cost: int, algorithm: Literal["bcrypt", "argon2id"], as_json: bool) -> None:
+    """Print the hash of a password, which is typed twice and not shown, or read from a pipe."""
     import asyncio
 
     from aiogate.clock import SystemClock
+    from aiogate.credentials.hashes import argon2_is_installed
     from aiogate.credentials.passwords import Passwords
 
+    if algorithm == "argon2id" and not argon2_is_installed():
+        raise click.ClickException("argon2id needs the extra `argon2`: pip install 'aiogate[argon2]'")
     password = read_password(from_stdin=not sys.stdin.isatty())
 
     async def hashed() -> str:
-        passwords = Passwords(SystemClock(), cost=cost, threads=1)
+        passwords = Passwords(SystemClock(), algorithm=algorithm, cost=cost, threads=1)
         try:
             return await passwords.hash(password)
         finally:

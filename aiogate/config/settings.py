@@ -11,6 +11,7 @@ import ipaddress
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
@@ -25,13 +26,14 @@ from aiogate.config.model import Model, mistake
 from aiogate.config.redis_url import is_redis_url, parse_redis_url
 from aiogate.config.source import Path as YamlPath
 from aiogate.config.source import Source, examine, show_path
-from aiogate.config.units import Duration, Size
+from aiogate.config.units import Duration, Rate, Size
 from aiogate.config.variables import Unresolved, Variables, expand, without_echo
 from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 
 __all__ = [
     "Address",
     "Control",
+    "FailureLimits",
     "Limits",
     "LimitsWithoutStore",
     "Network",
@@ -236,6 +238,8 @@ class Limits(Model):
 class Passwords(Model):
     """How passwords of basic-auth users are hashed and verified."""
 
+    algorithm: Literal["bcrypt", "argon2id"] = "bcrypt"
+    """What new passwords are hashed by; the latter needs the extra `argon2`. Existing hashes are verified by theirs."""
     cost: Annotated[int, _Whole, Field(ge=4, le=16)] = 10
     """bcrypt's cost of new hashes; each step doubles the time. Existing hashes keep theirs."""
     cache: Duration = 60.0
@@ -273,6 +277,22 @@ class LimitsWithoutStore(Model):
     """The same for quotas."""
     share: Annotated[str, BeforeValidator(_parse_share)] = "auto"
     """This gateway's part of a limit that is counted locally: a fraction, or `auto`, one of the gateways last seen."""
+
+
+def _parse_off(value: Any) -> Any:
+    return None if value is False or value == "off" else value  # YAML's `off` may be a boolean
+
+
+_RateOrOff = Annotated[Rate | None, BeforeValidator(_parse_off)]
+
+
+class FailureLimits(Model):
+    """How often a client may present wrong credentials before it is refused unheard, at all APIs together."""
+
+    user: _RateOrOff = Rate(10, 60.0)
+    """Of one basic-auth user from one address."""
+    address: _RateOrOff = Rate(100, 60.0)
+    """From one address (of IPv6: one /64): of all users, and of keys that differ."""
 
 
 class _Places:
@@ -319,6 +339,7 @@ class Settings(Model):
     quota_status: Annotated[Literal[403, 429], _Whole] = 403
     """The status of a refusal by quota."""
     passwords: Passwords = Passwords()
+    failures: FailureLimits = FailureLimits()
     _file: Path | None = PrivateAttr(default=None)
     _places: _Places = PrivateAttr(default=_Places(Source("", {}, raw={})))
 
@@ -449,6 +470,16 @@ def _contradictions(settings: Settings, source: Source) -> Iterator[Diagnostic]:
             f"{settings.workers} workers cannot share the store `{settings.store}`",
             "say `workers: 1`, or keep state in Redis: `store: redis://…`",
             "workers",
+        )
+    if settings.passwords.algorithm == "argon2id" and find_spec("argon2") is None:
+        place: YamlPath = ("passwords", "algorithm")
+        hint = "pip install 'aiogate[argon2]'"
+        yield Diagnostic.at(
+            source.locate(place),
+            "invalid_value",
+            "`argon2id` needs the extra `argon2`",
+            hint,
+            ".".join(map(str, place)),
         )
     addresses = [one.address for one in settings.listen]
     if settings.control.listen != "same":

@@ -22,6 +22,7 @@ from aiogate.config.model import mistake, scalar_schema
 from aiogate.domain.session import compile_path
 
 __all__ = [
+    "Capture",
     "Duration",
     "Pattern",
     "Rate",
@@ -237,6 +238,40 @@ def _compiled(text: str) -> Pattern:
     # Compiled by itself first: `a)|(b` must not become valid inside the group that anchors it.
     re2.compile(text, _QUIET)
     return Pattern(text, compile_path(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A regular expression that runs in linear time (RE2) and takes one part out of a text: its one group.
+
+    It is looked for anywhere in the text.
+    """
+
+    text: str
+    compiled: Any = field(repr=False, compare=False)
+
+    def find(self, text: str) -> tuple[bool, str | None]:
+        """Whether the text is matched, and what the group holds; None: it took no part in the match."""
+        found = self.compiled.search(text)
+        return (False, None) if found is None else (True, found[1])
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return scalar_schema(_parse_capture, {"type": "string", "format": "regex"})
+
+
+def _parse_capture(value: Any) -> Capture:
+    if isinstance(value, Capture):
+        return value
+    text = parse_pattern(value).text
+    compiled = re2.compile(text, _QUIET)
+    if compiled.groups != 1:
+        hint = "put brackets around the part that is meant, `(?:…)` around others"
+        raise mistake("invalid_pattern", f"should have one group, not {compiled.groups}", hint, show=True)
+    return Capture(text, compiled)
 
 
 Duration = Annotated[

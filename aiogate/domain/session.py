@@ -148,7 +148,7 @@ class AccessDefinition(_Part):
 
 
 class BasicAuthData(_Part):
-    """The password of a basic-auth user: plain on the way in, a bcrypt hash in the store, blank on the way out."""
+    """The password of a basic-auth user: plain on the way in, a hash in the store, blank on the way out."""
 
     user: str = ""
     """The user name in the Dashboard's `basic_auth=true` form; input only."""
@@ -259,8 +259,9 @@ class SessionDocument(_Part):
         return self.model_copy(update=fields)
 
     def with_password(self, password_hash: str) -> SessionDocument:
-        """The same document with a bcrypt hash in the place of the plain password."""
-        return self.changed(basic_auth_data=BasicAuthData(password=password_hash, hash_type="bcrypt"))
+        """The same document with a hash, bcrypt's or Argon2id's, in the place of the plain password."""
+        kind = "argon2id" if password_hash.startswith("$argon2id$") else "bcrypt"
+        return self.changed(basic_auth_data=BasicAuthData(password=password_hash, hash_type=kind))
 
     def keeping(self, stored: SessionDocument) -> SessionDocument:
         """The replacement of `stored` by this document: blank secrets and the date of creation are taken from there."""

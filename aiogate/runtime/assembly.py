@@ -14,7 +14,9 @@ from aiogate.chain.contracts import Services
 from aiogate.clock import Clock, SystemClock
 from aiogate.config.definition import Definition
 from aiogate.config.settings import Settings, SettingsMistaken
+from aiogate.config.units import Rate
 from aiogate.credentials.certificates import CertificateStore
+from aiogate.credentials.failures import Failures, Limit
 from aiogate.credentials.passwords import Passwords
 from aiogate.credentials.tokens import Tokens
 from aiogate.domain.policy import PolicySet
@@ -126,12 +128,18 @@ def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
             cost=settings.passwords.cost,
             cache_seconds=settings.passwords.cache,
             clock=clock,
+            algorithm=settings.passwords.algorithm,
         ),
+        failures=Failures(clock, user=_limit(settings.failures.user), address=_limit(settings.failures.address)),
         events=EventBus(),
         upstreams=UpstreamPools(),
         tokens=Tokens(clock),
         certificates=CertificateStore(settings.state / "certificates"),
     )
+
+
+def _limit(rate: Rate | None) -> Limit | None:
+    return Limit(rate.limit, rate.window) if rate is not None else None
 
 
 async def check(settings: Settings) -> Generation:

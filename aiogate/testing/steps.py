@@ -17,6 +17,7 @@ from aiogate.clock import Clock
 from aiogate.config.definition import Definition, read_definition
 from aiogate.config.source import read_source
 from aiogate.credentials.certificates import CertificateStore, Handshake
+from aiogate.credentials.failures import Failures, Limit
 from aiogate.credentials.passwords import Passwords
 from aiogate.credentials.tokens import Tokens
 from aiogate.domain.account import kind_of, stored_name
@@ -129,6 +130,7 @@ def make_services(clock: Clock | None = None) -> Services:
         upstreams=UpstreamPools(),
         tokens=Tokens(clock),
         certificates=CertificateStore(Path(tempfile.gettempdir()) / f"aiogate-certificates-{secrets.token_hex(8)}"),
+        failures=Failures(clock, user=Limit(10, 60), address=Limit(100, 60)),
     )
 
 

@@ -52,7 +52,7 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
 def test_the_help_page_names_the_commands_of_this_version() -> None:
     assert [" ".join(command) for command in commands()] == [
         "serve", "check", "reload", "status", "routes", "chain", "why", "shadow", "plugins", "plugins list",
-        "keys", "keys create", "keys get", "keys list", "keys revoke", "users", "users add", "schema",
+        "keys", "keys create", "keys get", "keys list", "keys revoke", "users", "users add", "users import", "schema",
         "import", "import tyk", "hash-password",
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aiogate.cli.main import main
+from aiogate.credentials.hashes import matches
 
 
 def hashed(*arguments: str, stdin: str | bytes = "test123\n") -> Result:
@@ -26,6 +27,12 @@ def test_one_line_of_standard_input_is_the_password(stdin: str) -> None:
     assert result.exit_code == 0
     assert result.stdout.startswith("$2b$04$")
     assert bcrypt.checkpw(b"test123", result.stdout.strip().encode())
+
+
+def test_argon2id() -> None:
+    result = hashed("--algorithm", "argon2id", stdin="x" * 100)
+    assert matches(b"x" * 100, result.stdout.strip(), "argon2id")
+    assert not matches(b"x" * 99, result.stdout.strip(), "argon2id")
 
 
 def test_json() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import bcrypt
 import pytest
 
-from aiogate.credentials import passwords as module
+from aiogate.credentials import hashes as module
 from aiogate.credentials.passwords import Passwords, PasswordsBusyError
 from aiogate.testing.clock import FakeClock
 

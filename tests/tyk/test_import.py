@@ -56,7 +56,19 @@ MAPPED = {
     "never": ({"expiration": "-1"}, {}, []),
     "keyless": ({"use_keyless": True, "use_basic_auth": True}, {"auth": "none"}, ["use_basic_auth"]),
     "standard": ({"use_standard_auth": True}, {}, []),
-    "basic": ({"use_basic_auth": True, "basic_auth": {"cache_ttl": 60}}, {"auth": "basic"}, ["basic_auth.cache_ttl"]),
+    "basic": ({"use_basic_auth": True}, {"auth": "basic"}, []),
+    "basic-cache": ({"use_basic_auth": True, "basic_auth": {"cache_ttl": 5}}, {"auth": {"basic": {"cache": "5s"}}}, []),
+    "basic-no-cache": (
+        {"use_basic_auth": True, "basic_auth": {"disable_caching": True, "cache_ttl": 5}},
+        {"auth": {"basic": {"cache": "off"}}},
+        ["basic_auth.cache_ttl"],
+    ),
+    "basic-body": (
+        {"use_basic_auth": True, "basic_auth": {
+            "extract_from_body": True, "body_user_regexp": "<u>(.*)</u>", "body_password_regexp": "<p>(.*)</p>"}},
+        {"auth": {"basic": {"body": {"user": "<u>(.*)</u>", "password": "<p>(.*)</p>"}}}},
+        [],
+    ),
     "unused-source": (
         {"use_basic_auth": True, "auth": {"auth_header_name": "X-Key"}},
         {"auth": "basic"},

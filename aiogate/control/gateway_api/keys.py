@@ -6,6 +6,7 @@ A key that is shown in a list or changed is called by its hash; its text is in t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -28,6 +29,11 @@ _UNDECODED = "Couldn't decode instruction"
 def write_options(request: web.Request) -> WriteOptions:
     """`reset=1` starts the counters anew; `suppress_reset=1` leaves them even when a limit changes."""
     return WriteOptions(reset=flag(request, "reset"), keep=flag(request, "suppress_reset"))
+
+
+def _with_hash(request: web.Request) -> WriteOptions:
+    """The same, and `password_hash=1`: the password is a hash. Only who has the control secret may say so."""
+    return replace(write_options(request), hashed=flag(request, "password_hash"))
 
 
 class GatewayKeys:
@@ -73,23 +79,23 @@ class GatewayKeys:
 
     @described(
         "Make or overwrite a key or user of this name",
-        query=("api_id", "org_id", "hashed", "reset", "suppress_reset"),
+        query=("api_id", "org_id", "hashed", "password_hash", "reset", "suppress_reset"),
         body="session",
         refuses=(404,),
     )
     async def put(self, request: web.Request) -> web.Response:
         document = await self._document(request, _MALFORMED)
-        return _written(await self._keys.put(_name(request), document, write_options(request)), "added")
+        return _written(await self._keys.put(_name(request), document, _with_hash(request)), "added")
 
     @described(
         "Replace an existing key or user",
-        query=("api_id", "org_id", "hashed", "reset", "suppress_reset"),
+        query=("api_id", "org_id", "hashed", "password_hash", "reset", "suppress_reset"),
         body="session",
         refuses=(404,),
     )
     async def replace(self, request: web.Request) -> web.Response:
         document = await self._document(request, _MALFORMED)
-        return _written(await self._keys.replace(_name(request), document, write_options(request)), "modified")
+        return _written(await self._keys.replace(_name(request), document, _with_hash(request)), "modified")
 
     @described("Show the effective session", query=("api_id", "org_id", "hashed", "raw"), refuses=(400, 404))
     async def show(self, request: web.Request) -> web.Response:

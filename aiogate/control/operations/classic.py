@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from aiogate.config.definition import Definition, VersionDeclaration, Versions
+from aiogate.config.units import parse_duration
 from aiogate.config.upstream import Upstream
 from aiogate.control.operations.classic_plugins import render_plugins
 from aiogate.control.operations.tyk_upstream import TLS_1_3
@@ -177,8 +178,8 @@ def _auth(definition: Definition, ours: Fields) -> Fields:
         config = raw if isinstance(raw, Mapping) else {}
         fields["auth_configs"][_AUTH_SOURCES[method.name]] = _auth_source(config)
         further = {key: value for key, value in config.items() if key not in _SOURCE_KEYS}
-        if method.name == "basic" and set(further) == {"body"}:
-            fields["basic_auth"] = _basic_body(further["body"])
+        if method.name == "basic" and further and (told := _basic_auth(further)) is not None:
+            fields["basic_auth"] = told
         elif further or method.name in _OURS_ONLY or (raw is not None and not isinstance(raw, Mapping)):
             exact = False
     if not exact:
@@ -199,12 +200,22 @@ def _auth_source(config: Mapping[str, Any]) -> Fields:
     }
 
 
-def _basic_body(body: Any) -> Fields:
-    patterns = body if isinstance(body, Mapping) else {}
+def _basic_auth(config: Mapping[str, Any]) -> Fields | None:
+    """Tyk's fields for basic auth; None where it has none for all of it."""
+    body = config.get("body") or {}
+    cache = config.get("cache")
+    if not set(config) <= {"body", "cache"} or not set(body) <= {"user", "password"} or "${" in repr(config):
+        return None
+    off = cache is False or cache in ("off", "0s")
+    seconds = 0.0 if cache is None or off else parse_duration(cache)
+    if seconds % 1:
+        return None
     return {
-        "extract_from_body": True,
-        "body_user_regexp": patterns.get("user", ""),
-        "body_password_regexp": patterns.get("password", ""),
+        "extract_from_body": bool(body),
+        "body_user_regexp": body.get("user", ""),
+        "body_password_regexp": body.get("password", ""),
+        "disable_caching": off,
+        "cache_ttl": int(seconds),
     }
 
 

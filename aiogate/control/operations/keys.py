@@ -51,10 +51,13 @@ _FAILED: Final = "Failed to create key"
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """`reset`: start all counters anew. `keep`: leave them alone even when the write changes a limit."""
+    """`reset`: start all counters anew. `keep`: leave them alone even when the write changes a limit. `hashed`: the
+    password is a hash that was made elsewhere.
+    """
 
     reset: bool = False
     keep: bool = False
+    hashed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +349,7 @@ class Keys:
         now = self._gateway.clock.now()
         stored = parse_stored(existing.document) if existing is not None else None
         kind = kind_of(document)
-        document = await self._with_hash(document, stored)
+        document = await self._with_hash(document, stored, hashed=options.hashed)
         generated = generate_hmac_string() if needs_hmac_string(document) else ""
         if generated:
             document = document.changed(hmac_string=generated)
@@ -370,8 +373,15 @@ class Keys:
         warnings = self._warnings(effective_document(document, self._policies), org)
         return Written(told, record, warnings, generated)
 
-    async def _with_hash(self, document: SessionDocument, stored: SessionDocument | None) -> SessionDocument:
+    async def _with_hash(
+        self, document: SessionDocument, stored: SessionDocument | None, *, hashed: bool
+    ) -> SessionDocument:
         password = document.basic_auth_data.password
+        if hashed:
+            unusable = self._gateway.passwords.unusable(password)
+            if unusable:
+                raise Rejected(400, f"{_FAILED} - the password's hash cannot be used", [f"it is {unusable}"])
+            return document.with_password(password)
         if not password or (stored is not None and password == stored.basic_auth_data.password):
             return document
         try:

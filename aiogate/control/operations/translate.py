@@ -311,7 +311,7 @@ def _methods(auth: Any) -> set[str]:
 def _method(fields: _Fields, name: str) -> Any:
     if name == "basic":
         _only_authorization(fields)
-        return "basic"
+        return _basic(fields)
     if name == "hmac":
         return {"hmac": translate_auth.hmac(fields)}
     if name == "oidc":
@@ -320,6 +320,27 @@ def _method(fields: _Fields, name: str) -> Any:
         return {"jwt": translate_auth.jwt(fields)}
     config = translate_auth.places(_object(fields.get("auth_configs", "authToken")) or _object(fields.get("auth")))
     return {"key": config} if config else "key"
+
+
+def _basic(fields: _Fields) -> Any:
+    told = _object(fields.get("basic_auth"))
+    config: dict[str, Any] = {}
+    if told.get("extract_from_body") is True:
+        config["body"] = {}
+        for ours, theirs in (("user", "body_user_regexp"), ("password", "body_password_regexp")):
+            config["body"][ours] = _text(told.get(theirs))
+            if not config["body"][ours]:
+                fields.refuse(f"basic_auth.{theirs}", "is missing")
+    seconds = told.get("cache_ttl")
+    if told.get("disable_caching") is True:
+        config["cache"] = "off"
+        if seconds:
+            fields.ignore("basic_auth.cache_ttl", "has no effect here: disable_caching")
+    elif isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds < 10**9:
+        config["cache"] = format_duration(float(int(seconds)))
+    elif seconds:
+        fields.refuse("basic_auth.cache_ttl", "should be seconds above zero")
+    return {"basic": config} if config else "basic"
 
 
 def _only_authorization(fields: _Fields) -> None:
