@@ -43,9 +43,6 @@ MAPPED = {
         rules(ignored=[{"path": "/z/*/b"}, {"path": "/c/*"}, {"path": "^/d$"}, {"path": "/e|/f"}]),
         [{"paths": {"open": ["^.*/z/[^/]+/b", "^.*/c/.*", "^/d$", "^.*(?:/e|/f)"]}}],
     ),
-    "repetition-is-no-name": (
-        rules(black_list=[{"path": "/[a-z]{2,3}$"}]), [{"paths": {"block": ["^.*/[a-z]{2,3}$"]}}],
-    ),
     "any-case": (
         rules(black_list=[{"path": "/users", "ignore_case": True}, {"path": "^/x", "ignore_case": True}]),
         [{"paths": {"block": ["^(?i:.*(?:/users))", "^(?i:/x)"]}}],
@@ -149,6 +146,7 @@ LIST = "version_data.versions.Default.extended_paths"
 REFUSED = {
     "no-path": (rules(ignored=[{"method": "GET"}]), [f"{LIST}.ignored.0"]),
     "pattern": (rules(black_list=[{"path": "/(?=a)"}]), [f"{LIST}.black_list.0"]),
+    "repetition": (rules(black_list=[{"path": "/[a-z]{2,3}$"}]), [f"{LIST}.black_list.0"]),
     "more": (rules(black_list=[{"path": "/a", "unless": "x"}]), [f"{LIST}.black_list.0.unless"]),
     "action": (
         rules(ignored=[{"path": "/a", "method_actions": {"GET": {"action": "redirect"}}}]),
@@ -259,6 +257,8 @@ def test_ours_becomes_tyks_and_what_it_has_no_field_for_stays_ours():
         "{request_headers: {add: {X-A: b}}}",
         "{ip_filter: {deny: [10.0.0.1]}, match: {paths: [/a]}}",
         "{mock: hi, match: {paths: [/a]}}",
+        "{paths: {block: ['^/[a-z]{2,3}$']}}",
+        "{timeout: 5s, match: {paths: ['^/a/*b']}}",
     ],
 )
 def test_an_entry_without_an_equal_travels_as_it_is(plugin):

@@ -210,13 +210,12 @@ def _basic_auth(config: Mapping[str, Any]) -> Fields | None:
     seconds = 0.0 if cache is None or off else parse_duration(cache)
     if seconds % 1:
         return None
-    return {
+    fields = {
         "extract_from_body": bool(body),
         "body_user_regexp": body.get("user", ""),
         "body_password_regexp": body.get("password", ""),
-        "disable_caching": off,
-        "cache_ttl": int(seconds),
     }
+    return fields if cache is None else {**fields, "disable_caching": off, "cache_ttl": int(seconds)}
 
 
 _LOCATIONS: Final = {"header": "header", "query": "url-param", "path": "url"}

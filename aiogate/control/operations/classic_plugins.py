@@ -72,11 +72,16 @@ def _put(use: PluginUse, config: Any, shown: Fields) -> bool:
 
 
 def tyk_path(path: str) -> str:
-    """A glob, or a pattern that begins with `^`, as a pattern of Tyk's, which searches."""
+    """A glob, or a pattern that begins with `^`, as a pattern of Tyk's, which searches.
+
+    Raises ValueError where Tyk would read it as something else: it knows names in braces, and `/*`.
+    """
+    if path.startswith("^") and ("{" in path or "/*" in path):
+        raise ValueError("has no equal")
     if not path.startswith("^"):
         return "^" + re.sub(r"\\([^.+*?()\[\]{}|^$\\])", r"\1", glob_expression(path)) + "$"
     found = path.removeprefix("^.*")
-    return found if found != path and found and not re.search(r"[|*{]", found) else path
+    return found if found != path and found and "|" not in found else path
 
 
 def _paths(config: Any, versions: Mapping[str, Fields]) -> bool:

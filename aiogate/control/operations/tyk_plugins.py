@@ -186,7 +186,11 @@ class _Version:
         if not text:
             self.fields.refuse(place, "names no path")
             return ""
-        text = re.sub(r"\{[^}]*\}", "[^/]+", text) if re.search(r"\{[A-Za-z_][^}]*\}", text) else text
+        if re.search(r"\{[0-9]+(?:,[0-9]*)?\}", text):
+            # To Tyk these braces hold a name: the rule that is in force there is not the one that was meant.
+            self.fields.refuse(place, "braces are a name to Tyk, not a repetition; write the pattern without them")
+            return ""
+        text = re.sub(r"\{[^}]+\}", "[^/]+", text)
         text = text.replace("/*/", "/[^/]+/").replace("/*", "/.*")
         if any_case or self.any_case:
             text = f"^(?i:{text[1:] if text.startswith('^') else f'.*(?:{text})'})"
