@@ -309,7 +309,7 @@ class _Builder(_Entries):
         steps: list[Step] = []
         further: list[Step] = []
         contributions: list[limit.Contribution] = []
-        openers: list[Opens] = []
+        openers: list[tuple[Opens, Position]] = []
 
         expiry = versions.expiry_step(definition.expires, expires, services.clock)
         if expiry is not None:
@@ -341,13 +341,13 @@ class _Builder(_Entries):
                     contributions.append(contribution)
                 further.append(step)
             if middleware.opens is not None and use.mode != "shadow":
-                openers.append(opening.where(use.match, middleware.opens))
+                openers.append((opening.where(use.match, middleware.opens), use.position))
             if middleware.on_request is not None or middleware.on_response is not None:
                 further.append(plugin_step(api, use, loaded, middleware))
 
         if openers:
-            decide = opening.opening_step(openers)
-            steps.append(Step("open", Stage.VERSION, CORE, self.at("plugins"), on_request=decide))
+            decide = opening.opening_step([opens for opens, _ in openers])
+            steps.append(Step("open", Stage.VERSION, CORE, openers[0][1], on_request=decide))
         refuse = upgrades.websocket_step(definition.websocket)
         if refuse is not None:
             steps.append(Step("websocket", Stage.VERSION, CORE, self.at("websocket"), on_request=refuse))
