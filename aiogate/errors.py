@@ -193,6 +193,23 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
     Problem("rate_limited", 429, "Rate Limit Exceeded", event="RatelimitExceeded"),
     Problem("api_rate_limited", 429, "API Rate Limit Exceeded", event="RatelimitExceeded"),
     Problem("quota_exceeded", 403, "Quota exceeded", event="QuotaExceeded"),
+    Problem(
+        "organisation_inactive",
+        403,
+        "this organisation access has been disabled, please contact your API administrator",
+    ),
+    Problem(
+        "organisation_rate_limited",
+        403,
+        "This organisation rate limit has been exceeded, please contact your API administrator",
+        event="OrgRateLimitExceeded",
+    ),
+    Problem(
+        "organisation_quota_exceeded",
+        403,
+        "This organisation quota has been exceeded, please contact your API administrator",
+        event="OrgQuotaExceeded",
+    ),
     Problem("upstream_unreachable", 502, "There was a problem proxying the request"),
     Problem("upstream_invalid", 502, "There was a problem proxying the request"),
     Problem("upstream_timeout", 504, "Upstream service reached hard timeout."),

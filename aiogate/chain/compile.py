@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -102,7 +103,11 @@ class Lease:
 
 
 class CompiledApi:
-    """One API as it is served: immutable, but for its running requests (`lease`) and its counts (`counts`)."""
+    """One API as it is served.
+
+    Immutable, but for its running requests (`lease`), its counts (`counts`) and its chains, which change as a whole
+    when its organisation gets a session or loses it (`chain.organisation`).
+    """
 
     __slots__ = (
         "_choose",
@@ -120,6 +125,8 @@ class CompiledApi:
         "lease",
         "listen_path",
         "org",
+        "plain",
+        "takers",
         "undecided",
     )
 
@@ -143,6 +150,10 @@ class CompiledApi:
         self.undecided: Chain | None = None
         self.closers: tuple[Callable[[], None], ...] = ()
         self.credential_query: frozenset[str] = frozenset()
+        self.takers: dict[str, Callable[..., OnRequest]] = {}
+        """Make the limit step of a version, with or without an organisation's buckets."""
+        self.plain: Mapping[str, Chain] | None = None
+        """The chains of the compiler, while those with the organisation's steps stand in their place."""
 
     def select(self, exchange: Exchange) -> Chain:
         """The chain for this request. Sets `api`, `tail` and `version` of the exchange; never fails."""
@@ -356,12 +367,17 @@ class _Builder(_Entries):
         steps.extend(further)
 
         authenticated = definition.auth.mode != "none"
+        api.takers[version] = taker = partial(
+            limit.limit,
+            contributions,
+            definition.session_limits,
+            services.counters,
+            services.clock,
+            self.quota_status,
+        )
         if authenticated or contributions:
-            take = limit.limit(
-                contributions, definition.session_limits, services.counters, services.clock, self.quota_status
-            )
             shown = limit.show_quota if authenticated else None
-            steps.append(Step("limits", Stage.LIMIT, CORE, self.core_position, on_request=take, on_response=shown))
+            steps.append(Step("limits", Stage.LIMIT, CORE, self.core_position, on_request=taker(), on_response=shown))
         steps.append(self.terminal(version))
         return steps
 

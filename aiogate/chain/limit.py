@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -48,10 +48,13 @@ def limit(
     counters: CounterStore,
     clock: Clock,
     quota_status: int,
+    *,
+    organisation: Callable[[], tuple[Contribution, ...]] | None = None,
 ) -> OnRequest:
     """The limit step of one API and version.
 
-    `quota_status` is the status of a refusal by quota: 403 as Tyk, or 429.
+    `quota_status` is the status of a refusal by quota: 403 as Tyk, or 429. `organisation` gives the buckets of the
+    API's organisation as they are at the moment; None: it has no session.
     """
     always = tuple(contribution for contribution in contributions if contribution.match is None)
     sometimes = tuple(contribution for contribution in contributions if contribution.match is not None)
@@ -68,6 +71,8 @@ def limit(
         extra = always
         if sometimes:
             extra = (*always, *(contribution for contribution in sometimes if contribution.applies(exchange)))
+        if organisation is not None:
+            extra = (*extra, *organisation())
         if extra:
             buckets = (*buckets, *(contribution.bucket for contribution in extra))
         if not buckets:
@@ -134,6 +139,8 @@ def limit(
         else:
             contribution = extra[taken.refused - own]
             problem, position = contribution.problem, contribution.position
+            if bucket.kind == "organisation_quota":
+                problem = replace(problem, status=quota_status)
         return explain(problem, bucket, ends, now, position)
 
     def note_quota(exchange: Exchange, grant: Grant | None, buckets: Sequence[Bucket], taken: Taken) -> None:

@@ -117,7 +117,7 @@ def read_policy(source: Source) -> Policy:
         found.extend(_contradictions(declared, source))
     if found or declared is None:
         raise DiagnosticsFound(found)
-    return _policy(declared, declared.id or stem, source.file)
+    return _policy(declared, declared.id or stem, source)
 
 
 def _unusable_stem(source: Source, stem: str) -> list[Diagnostic]:
@@ -146,7 +146,7 @@ def _contradictions(declared: PolicyDeclaration, source: Source) -> list[Diagnos
     return found
 
 
-def _policy(declared: PolicyDeclaration, identifier: str, file: str) -> Policy:
+def _policy(declared: PolicyDeclaration, identifier: str, source: Source) -> Policy:
     limit = _limit(declared.rate, declared.quota, declared.throttle)
     return Policy(
         id=identifier,
@@ -165,7 +165,8 @@ def _policy(declared: PolicyDeclaration, identifier: str, file: str) -> Policy:
         tags=declared.tags,
         meta=declared.meta,
         key_expires_in=int(declared.key_lifetime or 0),
-        file=file,
+        file=source.file,
+        written=source.raw,
     )
 
 

@@ -1,8 +1,8 @@
 """Who may talk to the control port.
 
-`/tyk` knows one shared secret, `/api` the access keys of dashboard users; `/hello` and `/ready` are open, and so is
-`/metrics` unless the settings close it. Secrets are
-compared as bytes in constant time, so that a header that is not ASCII is simply wrong.
+`/tyk` and `/admin` know one shared secret, `/api` the access keys of dashboard users; `/hello` and `/ready` are open,
+and so is `/metrics` unless the settings close it. Secrets are compared as bytes in constant time, so that a header that
+is not ASCII is simply wrong.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
-from aiogate.control.operations.gateway import ControlledGateway, DashboardUser
+from aiogate.control.operations.accounts import Accounts, Caller
+from aiogate.domain.user import may
 from aiogate.errors import Rejected
 
 if TYPE_CHECKING:
     from aiogate.config.settings import Settings
 
-__all__ = ["GATEWAY_REFUSED", "HostCheck", "dashboard_user", "has_secret", "metrics_closed"]
+__all__ = ["GATEWAY_REFUSED", "HostCheck", "dashboard_caller", "has_admin_secret", "has_secret", "metrics_closed"]
 
 GATEWAY_REFUSED: Final = "Attempted administrative access with invalid or missing key!"
 _BEARER: Final = "bearer "
@@ -46,15 +47,33 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def dashboard_user(request: web.Request, gateway: ControlledGateway) -> DashboardUser:
-    """The dashboard user whose access key the request carries, bare or as a bearer token. Raises `Rejected` 401."""
+def has_admin_secret(request: web.Request, secret: str) -> bool:
+    """Whether the request carries the gateway's secret in `admin-auth`, as for the Admin API."""
+    presented = request.headers.get("admin-auth", "")
+    return bool(secret) and compare_digest(_bytes(presented.strip()), _bytes(secret))
+
+
+async def dashboard_caller(request: web.Request, accounts: Accounts) -> Caller:
+    """Whose access key the request carries, bare or as a bearer token. Raises `Rejected` 401, and 403 where that user
+    has no permission for what is asked.
+    """
     presented = request.headers.get(hdrs.AUTHORIZATION, "")
     if presented.lower().startswith(_BEARER):
         presented = presented[len(_BEARER) :]
-    user = gateway.dashboard.find(presented.strip()) if presented.strip() else None
-    if user is None:
+    caller = await accounts.caller(presented.strip()) if presented.strip() else None
+    if caller is None:
         raise Rejected(401, "Not authorised")
-    return user
+    if not may(caller.permissions, _section(request.path), write=request.method not in (hdrs.METH_GET, hdrs.METH_HEAD)):
+        raise Rejected(403, f"access denied: You do not have permission to access  {request.path}")
+    return caller
+
+
+def _section(path: str) -> str:
+    """What a Dashboard path is about, in the words of `user_permissions`."""
+    steps = path.strip("/").split("/")[1:]
+    if "keys" in steps[:3] and steps[0] in ("keys", "apis"):
+        return "keys"
+    return steps[1] if steps[0] == "portal" and len(steps) > 1 else steps[0]
 
 
 class HostCheck:

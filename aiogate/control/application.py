@@ -16,20 +16,25 @@ from typing import Final
 from aiohttp import web
 
 from aiogate.control import access, open_api, plugin_routes
+from aiogate.control.admin_api.accounts import AdminAccounts
 from aiogate.control.dashboard_api.apis import DashboardApis
 from aiogate.control.dashboard_api.caller import CALLER
 from aiogate.control.dashboard_api.keys import DashboardKeys
 from aiogate.control.dashboard_api.policies import DashboardPolicies
 from aiogate.control.dashboard_api.system import DashboardSystem
-from aiogate.control.envelopes import DASHBOARD, GATEWAY, Surface, reply, surface_of
+from aiogate.control.dashboard_api.users import DashboardUsers
+from aiogate.control.envelopes import ADMIN, DASHBOARD, GATEWAY, Surface, reply, surface_of
 from aiogate.control.gateway_api.apis import GatewayApis
 from aiogate.control.gateway_api.certificates import GatewayCertificates
 from aiogate.control.gateway_api.keys import GatewayKeys
+from aiogate.control.gateway_api.organisations import GatewayOrganisations
 from aiogate.control.gateway_api.policies import GatewayPolicies
 from aiogate.control.gateway_api.system import GatewaySystem
+from aiogate.control.operations.accounts import Accounts
 from aiogate.control.operations.gateway import ControlledGateway
 from aiogate.control.operations.keys import Keys
 from aiogate.control.operations.reads import Reads
+from aiogate.control.operations.writes import Writes
 from aiogate.control.routes import Route
 from aiogate.credentials.passwords import PasswordsBusyError
 from aiogate.errors import Rejected
@@ -48,25 +53,32 @@ _OPERATOR_PATHS: Final = frozenset(f"/api/system/{name}{slash}" for name in ("st
 
 def application(gateway: ControlledGateway) -> web.Application:
     """The control application of a running gateway."""
-    app = web.Application(middlewares=[Edge(gateway).handle], client_max_size=MAX_BODY)
+    accounts = Accounts(gateway)
+    app = web.Application(middlewares=[Edge(gateway, accounts).handle], client_max_size=MAX_BODY)
     keys = Keys(gateway)
     reads = Reads(gateway)
+    writes = Writes(gateway)
     system = GatewaySystem(gateway, reads)
+    admin = AdminAccounts(gateway, accounts)
     rows: list[Route] = [
         *open_api.routes(gateway),
         *GatewayKeys(gateway, keys).routes(),
-        *GatewayPolicies(reads).routes(),
+        *GatewayPolicies(gateway, reads, writes).routes(),
+        *GatewayApis(gateway, reads, writes).routes(),
+        *GatewayOrganisations(gateway).routes(),
         *GatewayCertificates(gateway).routes(),
-        *GatewayApis(reads).routes(),
         *system.routes(),
         *DashboardKeys(gateway, keys, reads).routes(),
-        *DashboardApis(reads).routes(),
-        *DashboardPolicies(reads).routes(),
+        *DashboardApis(gateway, reads, writes).routes(),
+        *DashboardPolicies(gateway, reads, writes).routes(),
         *DashboardSystem(gateway).routes(),
+        *DashboardUsers(gateway, accounts).routes(),
+        *admin.routes(),
         *plugin_routes.routes(gateway),
     ]
     _mount(app, [*rows, *open_api.description(rows)])
     app.on_shutdown.append(system.finish)
+    app.on_shutdown.append(admin.finish)
     return app
 
 
@@ -82,10 +94,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Edge:
     """The one middleware: who may come in, and how a failure looks."""
 
-    __slots__ = ("_gateway", "_hosts")
+    __slots__ = ("_accounts", "_gateway", "_hosts")
 
-    def __init__(self, gateway: ControlledGateway) -> None:
+    def __init__(self, gateway: ControlledGateway, accounts: Accounts) -> None:
         self._gateway = gateway
+        self._accounts = accounts
         listen = gateway.settings.control.listen
         self._hosts = access.HostCheck(() if listen == "same" else (listen.host,))
 
@@ -107,7 +120,7 @@ class Edge:
         self, request: web.Request, handler: Handler, surface: Surface, request_id: str
     ) -> web.StreamResponse:
         try:
-            self._admit(request, surface)
+            await self._admit(request, surface)
             return await handler(request)
         except Rejected as no:
             return reply(surface.refusal(no.status, no.message, no.details), no.status)
@@ -124,7 +137,7 @@ class Edge:
             message = "Internal error, the gateway's log has more"
             return reply(surface.refusal(500, message, [f"request id {request_id}"]), 500)
 
-    def _admit(self, request: web.Request, surface: Surface) -> None:
+    async def _admit(self, request: web.Request, surface: Surface) -> None:
         if not self._hosts.accepts(request.host):
             raise Rejected(
                 421, "This host name is not served here", ["call the control port by its address or localhost"]
@@ -132,9 +145,12 @@ class Edge:
         if surface is GATEWAY:
             if not access.has_secret(request, self._gateway.secret):
                 raise Rejected(403, access.GATEWAY_REFUSED)
+        elif surface is ADMIN:
+            if not access.has_admin_secret(request, self._gateway.secret):
+                raise Rejected(401, "Not authorised")
         elif surface is DASHBOARD:
             if request.path not in _OPERATOR_PATHS or not access.has_secret(request, self._gateway.secret):
-                request[CALLER] = access.dashboard_user(request, self._gateway)
+                request[CALLER] = await access.dashboard_caller(request, self._accounts)
 
 
 def _try_again(surface: Surface, message: str, reason: str) -> web.Response:

@@ -8,14 +8,17 @@ wrongly. Routes of plugins are their own and come and go with reloads; they are 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
-from aiogate.control.envelopes import DASHBOARD, GATEWAY, OPEN, surface_of
+from aiogate.control.envelopes import ADMIN, DASHBOARD, GATEWAY, OPEN, surface_of
+from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS, Row
+from aiogate.control.requests import LARGEST_NUMBER
 from aiogate.control.routes import Route
 from aiogate.domain.session import SessionDocument
+from aiogate.domain.user import OrganisationDetails, UserDetails
 
 __all__ = ["Operation", "described", "document", "operation_of"]
 
@@ -24,13 +27,15 @@ _MARK: Final = "__control_operation__"
 _VARIABLE: Final = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 _MEANINGS: Final = {
     400: "What was sent cannot be used; the message says why",
-    401: "The access key is missing or nobody's",
-    403: "The secret is missing or wrong",
+    401: "The access key or the secret is missing or wrong",
+    403: "The secret is missing or wrong, or the caller has no permission",
     404: "It does not exist",
     408: "The body did not arrive in time",
+    409: "Something else stands in its way; the message lists it",
     413: "The body is larger than 1 MiB",
     421: "The control port is not called by this host name",
     422: "The reload was refused; the old generation keeps serving",
+    507: "The disk is full",
     503: "Not now; `/ready` says why, elsewhere try again",
 }
 _SESSION: Final = {"$ref": "#/components/schemas/SessionDocument"}
@@ -42,9 +47,44 @@ _CHOICE_OF_POLICIES: Final = {
     },
 }
 _BODIES: Final = {
-    "session": ("application/json", _SESSION),
-    "policies": ("application/json", _CHOICE_OF_POLICIES),
-    "pem": ("application/x-pem-file", {"type": "string"}),
+    "session": _SESSION,
+    "pem": {"type": "string"},
+    "policies": _CHOICE_OF_POLICIES,
+    "api": {"$ref": "#/components/schemas/ClassicApi"},
+    "wrapped api": {
+        "type": "object",
+        "required": ["api_definition"],
+        "properties": {
+            "api_definition": {"$ref": "#/components/schemas/ClassicApi"},
+            "hook_references": {"type": "array", "maxItems": 0},
+        },
+    },
+    "user": {"$ref": "#/components/schemas/UserDetails"},
+    "organisation": {"$ref": "#/components/schemas/OrganisationDetails"},
+    "password": {
+        "type": "object",
+        "required": ["new_password"],
+        "properties": {
+            "new_password": {"type": "string", "minLength": 1, "maxLength": 72},
+            "current_password": {"type": ["string", "null"]},
+        },
+    },
+    "policy": {"$ref": "#/components/schemas/ClassicPolicy"},
+}
+_WHOLE: Final = {"type": "integer", "minimum": -LARGEST_NUMBER, "maximum": LARGEST_NUMBER}
+_QUERY: Final[Mapping[str, Any]] = {
+    "p": _WHOLE,
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
+    "format": {"type": "string", "enum": ["classic", "native"]},
+}
+"""Query parameters that are not any text. A flag is on unless it is empty, `0` or `false`: any text is one."""
+_KINDS: Final[Mapping[str, Any]] = {
+    "text": {"type": ["string", "null"]},
+    "flag": {"type": ["boolean", "null"]},
+    "number": {"type": ["number", "null"]},
+    "texts": {"type": ["array", "null"], "items": {"type": "string"}},
+    "objects": {"type": ["array", "null"], "items": {"type": "object"}},
+    "any": {},
 }
 
 
@@ -52,21 +92,28 @@ _BODIES: Final = {
 class Operation:
     """What a handler says about itself.
 
-    `query` are its parameters by name, all optional text. `body` is empty, `session`, `policies` or `pem`. `refuses`
-    are the statuses of its own refusals; those of the edge and of the body are added by the route.
+    `query` are its parameters by name (`_QUERY`). `body` is empty or a name in `_BODIES`. `refuses` are the statuses of
+    its own refusals; those of the edge and of the body are added by the route. `answers` are the media types of what it
+    answers well.
     """
 
     summary: str
     query: tuple[str, ...] = ()
     body: str = ""
     refuses: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ("application/json",)
 
 
 def described(
-    summary: str, *, query: Iterable[str] = (), body: str = "", refuses: Iterable[int] = ()
+    summary: str,
+    *,
+    query: Iterable[str] = (),
+    body: str = "",
+    refuses: Iterable[int] = (),
+    answers: Iterable[str] = ("application/json",),
 ) -> Callable[[_Handler], _Handler]:
     """Describe the handler below; see `Operation`."""
-    operation = Operation(summary, tuple(query), body, tuple(refuses))
+    operation = Operation(summary, tuple(query), body, tuple(refuses), tuple(answers))
 
     def mark(handler: _Handler) -> _Handler:
         setattr(handler, _MARK, operation)
@@ -91,7 +138,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         if method != "*":
             shown = _VARIABLE.sub(r"{\1}", path)
             paths.setdefault(shown, {})[method.lower()] = _described(path, shown, method, operation_of(handler))
-    schema = SessionDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = _lenient(SessionDocument.model_json_schema(ref_template="#/components/schemas/{model}"))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -101,14 +148,43 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**schema.pop("$defs", {}), "SessionDocument": schema},
+            "schemas": {
+                **schema.pop("$defs", {}),
+                "SessionDocument": schema,
+                "UserDetails": _lenient(UserDetails.model_json_schema()),
+                "OrganisationDetails": _lenient(OrganisationDetails.model_json_schema()),
+                "ClassicApi": _classic(API_FIELDS),
+                "ClassicPolicy": _classic(POLICY_FIELDS),
+            },
             "securitySchemes": {
                 "secret": {"type": "apiKey", "in": "header", "name": "X-Tyk-Authorization"},
+                "admin": {"type": "apiKey", "in": "header", "name": "admin-auth"},
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "access_key": {"type": "apiKey", "in": "header", "name": "Authorization"},
             },
         },
     }
+
+
+def _lenient(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with null allowed for every property that need not be there: it means absent, as in Tyk."""
+    for model in (schema, *schema.get("$defs", {}).values()):
+        required = model.get("required", ())
+        model["properties"] = {
+            name: inner if name in required else {"anyOf": [inner, {"type": "null"}]}
+            for name, inner in model.get("properties", {}).items()
+        }
+    return schema
+
+
+def _classic(table: Mapping[str, Row]) -> dict[str, Any]:
+    """The schema of Tyk's JSON, from the same table that translates it: the kinds of its mapped fields.
+
+    Fields below an object are left out, and so are the many that are ignored or refused.
+    """
+    kinds = {name: _KINDS[row.kind] for name, row in table.items() if row.verdict == "mapped" and "." not in name}
+    objects = {name.partition(".")[0]: {"type": ["object", "null"]} for name in table if "." in name}
+    return {"type": "object", "properties": {**objects, **kinds}}
 
 
 def _described(path: str, shown: str, method: str, operation: Operation) -> dict[str, Any]:
@@ -120,10 +196,13 @@ def _described(path: str, shown: str, method: str, operation: Operation) -> dict
         statuses.add(403)
         security: list[dict[str, list[str]]] = [{"secret": []}, {"bearer": []}]
     elif surface is DASHBOARD:
-        statuses.add(401)
+        statuses |= {401, 403}
         security = [{"access_key": []}, {"bearer": []}]
         if path in ("/api/system/status", "/api/system/nodes"):
             security.append({"secret": []})
+    elif surface is ADMIN:
+        statuses.add(401)
+        security = [{"admin": []}]
     else:
         security = []
     if operation.body:
@@ -132,23 +211,24 @@ def _described(path: str, shown: str, method: str, operation: Operation) -> dict
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {**text, "minLength": 1}}
         for name in _VARIABLE.findall(path)
-    ] + [{"name": name, "in": "query", "required": False, "schema": text} for name in operation.query]
+    ] + [{"name": name, "in": "query", "required": False, "schema": _QUERY.get(name, text)} for name in operation.query]
     found: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{method.lower()} {shown}",
         "security": security,
-        "responses": {str(status): _response(status, method) for status in sorted(statuses)},
+        "responses": {str(status): _response(status, method, operation) for status in sorted(statuses)},
     }
     if parameters:
         found["parameters"] = parameters
     if operation.body:
-        kind, schema = _BODIES[operation.body]
-        found["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
+        kind = "application/x-pem-file" if operation.body == "pem" else "application/json"
+        found["requestBody"] = {"required": True, "content": {kind: {"schema": _BODIES[operation.body]}}}
     return found
 
 
-def _response(status: int, method: str) -> dict[str, Any]:
+def _response(status: int, method: str, operation: Operation) -> dict[str, Any]:
     response: dict[str, Any] = {"description": _MEANINGS.get(status, "Done")}
     if method != "HEAD":
-        response["content"] = {"application/json": {"schema": {}}}
+        types = operation.answers if status == 200 else ("application/json",)
+        response["content"] = {name: {"schema": {}} for name in types}
     return response

@@ -27,6 +27,7 @@ __all__ = [
     "gateway_ok",
     "reply",
     "surface_of",
+    "written",
 ]
 
 
@@ -86,6 +87,16 @@ def change(key: str, action: str, key_hash: str = "", warnings: Sequence[str] = 
     body: dict[str, Any] = {"key": key, "status": "ok", "action": action}
     if key_hash:
         body["key_hash"] = key_hash
+    if warnings:
+        body["warnings"] = list(warnings)
+    return body
+
+
+def written(body: dict[str, Any], ignored: Sequence[str], warnings: Sequence[str]) -> dict[str, Any]:
+    """The answer to a write that waits for the next reload, with what became of its fields."""
+    body["pending"] = "reload"
+    if ignored:
+        body["ignored"] = list(ignored)
     if warnings:
         body["warnings"] = list(warnings)
     return body

@@ -32,7 +32,7 @@ def routes(gateway: ControlledGateway) -> Iterable[Route]:
         is_ready, body = await health.ready(gateway)
         return reply(body, 200 if is_ready else 503)
 
-    @described("Show counts for Prometheus", refuses=(403,))
+    @described("Show counts for Prometheus", refuses=(403,), answers=("text/plain", "application/openmetrics-text"))
     async def metrics(request: web.Request) -> web.Response:
         if access.metrics_closed(gateway.settings) and not access.has_secret(request, gateway.secret):
             raise Rejected(403, access.GATEWAY_REFUSED)

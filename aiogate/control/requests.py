@@ -14,6 +14,7 @@ from aiogate.domain.session import DocumentError, SessionDocument, parse_documen
 from aiogate.errors import Rejected
 
 __all__ = [
+    "LARGEST_NUMBER",
     "PAGE_SIZE",
     "flag",
     "json_object",
@@ -25,6 +26,8 @@ __all__ = [
     "whole_number",
 ]
 
+LARGEST_NUMBER: Final = 10**17
+"""Bound of whole numbers in queries, on either side of zero."""
 PAGE_SIZE: Final = 10
 """Entries per page of the Dashboard API."""
 
@@ -48,8 +51,8 @@ async def json_object(request: web.Request, refusal: str, deadline: float) -> Ma
         raise Rejected(400, refusal, ["line 1, column 1: a JSON object is expected"])
     try:
         json.loads(text, object_pairs_hook=_unique, parse_int=len)
-    except _RepeatedKey as repeated:
-        raise Rejected(400, refusal, [f"the key {repeated.key!r} stands twice in one object"]) from None
+    except _RepeatedKey:
+        raise Rejected(400, refusal, [f"the key {_repeated_place(text)!r} stands twice in one object"]) from None
     except RecursionError:
         raise Rejected(400, refusal, ["the body is nested too deeply"]) from None
     return value
@@ -73,17 +76,38 @@ def _where(before: str, what: str) -> str:
 
 
 class _RepeatedKey(Exception):
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
+    """One object has two of them."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise _RepeatedKey(key)
+            raise _RepeatedKey
         seen.add(key)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object as it stands in the text, with keys that repeat."""
+
+
+def _repeated_place(text: str) -> str:
+    """The path of the first key that stands twice in one object."""
+
+    def walk(value: Any, path: tuple[str, ...]) -> str:
+        seen: set[str] = set()
+        for key, inner in value if isinstance(value, _Pairs) else ():
+            if key in seen:
+                return ".".join((*path, key))
+            seen.add(key)
+            if place := walk(inner, (*path, key)):
+                return place
+        for index, inner in enumerate(value if type(value) is list else ()):
+            if place := walk(inner, (*path, str(index))):
+                return place
+        return ""
+
+    return walk(json.loads(text, object_pairs_hook=_Pairs, parse_int=len), ())
 
 
 async def session_document(request: web.Request, refusal: str, deadline: float) -> SessionDocument:
@@ -129,8 +153,9 @@ def whole_number(request: web.Request, name: str, default: int) -> int:
     if not text:
         return default
     try:
-        if len(text) > 18:
+        value = int(text) if len(text) <= 18 else LARGEST_NUMBER + 1
+        if abs(value) > LARGEST_NUMBER:
             raise ValueError(text)
-        return int(text)
+        return value
     except ValueError:
         raise Rejected(400, f"The parameter {name!r} is not a whole number") from None

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from aiogate.domain.account import is_name_hash, stored_name
 from aiogate.domain.limits import Bucket
 from aiogate.domain.session import (
     AccessDefinition,
@@ -73,6 +74,8 @@ class Policy:
     date_created: str = ""
     file: str = ""
     """Where it was declared."""
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The declaration as it stands in the file, `${…}` unresolved: the only form of its texts that is ever shown."""
 
     @property
     def limit(self) -> Limit:
@@ -263,15 +266,24 @@ def as_written(
         for policy_id in document.policy_ids:
             policy = policies.get(policy_id)
             if policy is not None and policy.key_expires_in > 0:
-                expires = int(now) + policy.key_expires_in
+                expires = min(int(now) + policy.key_expires_in, _INT64)
     created = stored.date_created if stored is not None else ""
     renewal = document.quota_renewal_rate
     return document.changed(
         expires=expires,
         date_created=created or _rfc3339(now),
         last_updated=str(int(now)),
-        quota_renews=int(now) + renewal if renewal > 0 else document.quota_renews,
+        # Access tokens: like keys, they are kept as hashes.
+        oauth_keys={
+            client: token if is_name_hash(token) else stored_name(document.org_id, token)
+            for client, token in document.oauth_keys.items()
+        },
+        quota_renews=min(int(now) + renewal, _INT64) if renewal > 0 else document.quota_renews,
     )
+
+
+_INT64: Final = 2**63 - 1
+"""The largest number that is read back."""
 
 
 class _RefusedError(Exception):
@@ -562,7 +574,7 @@ def _grants(document: SessionDocument, name_hash: str, policies: PolicySet) -> d
         scope = access.allowance_scope
         buckets = by_scope.get(scope)
         if buckets is None:
-            buckets = by_scope[scope] = tuple(_buckets(limit, scope, name_hash))
+            buckets = by_scope[scope] = tuple(buckets_of(limit, scope, name_hash))
         grants[api] = Grant(
             versions=policies.version_names(access.versions),
             paths=policies.path_rules(access.allowed_urls),
@@ -574,7 +586,8 @@ def _grants(document: SessionDocument, name_hash: str, policies: PolicySet) -> d
     return grants
 
 
-def _buckets(limit: Limit, scope: str, name_hash: str) -> Iterator[Bucket]:
+def buckets_of(limit: Limit, scope: str, name_hash: str) -> Iterator[Bucket]:
+    """The buckets of a limit, rate first, counted for one record in one scope."""
     if limit.rate > 0:
         # A bucket counts whole requests: 0.5 per 1 s becomes 1 per 2 s, 2.5 per 1 s becomes 2 per 0.8 s.
         whole = max(1, math.floor(limit.rate))

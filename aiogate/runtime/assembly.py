@@ -33,6 +33,7 @@ from aiogate.runtime.reload import Generation, Loader, in_small_turns
 from aiogate.stores.base import Store, StoreUnavailable
 from aiogate.stores.factory import open_store
 from aiogate.stores.memory import MemoryStore
+from aiogate.stores.organisations import Organisations
 from aiogate.stores.repositories import SessionDirectory
 from aiogate.telemetry.decisions import Decision
 from aiogate.telemetry.events import EventBus
@@ -72,6 +73,7 @@ async def assemble(
         file = str(settings.state)
         raise DiagnosticsFound([Diagnostic(file, 0, 0, "store_unavailable", str(trouble))]) from trouble
     try:
+        organisations = Organisations(store.sessions)
         services = services_of(settings, store, clock)
         current = Current(RouteTable(0, (), PolicySet(()), clock.now()))
 
@@ -87,6 +89,7 @@ async def assemble(
             loader=Loader(services, record, clock.now, own),
             health=HealthSampler(clock),
             plugins=PluginHooks(services),
+            organisations=organisations,
             secret=settings.control.secret or kept_secret(settings.state / "control.secret"),
             dashboard=DashboardUsers(
                 (DashboardUser("admin", "default", kept_secret(settings.state / "dashboard.key")),)
@@ -94,6 +97,7 @@ async def assemble(
             fallback=fallback,
         )
         try:
+            await organisations.start(shared=store.counters.asks)
             if place is None:
                 await gateway.start()
             else:
@@ -102,6 +106,7 @@ async def assemble(
                 store.peers.begin(GatewayListener(gateway))
             yield gateway
         finally:
+            await organisations.stop()
             await gateway.plugins.stop()
             services.upstreams.close()
             await services.passwords.close()

@@ -13,11 +13,13 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiogate.chain.exchange import Exchange
+from aiogate.chain.organisation import guard
 from aiogate.config.settings import SettingsMistaken
 from aiogate.errors import Diagnostic, DiagnosticsFound, Problem
 from aiogate.proxy.body import NO_BODY
@@ -28,6 +30,7 @@ from aiogate.runtime.reload import (
     Generation,
     Loader,
     ReloadVerdict,
+    declare,
     difference,
     discard,
     in_small_turns,
@@ -42,6 +45,7 @@ from aiogate.telemetry.metrics import exposition
 if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
     from aiogate.clock import Clock
+    from aiogate.config.loader import Declared
     from aiogate.config.settings import Settings
     from aiogate.credentials.certificates import CertificateStore
     from aiogate.credentials.passwords import Passwords
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from aiogate.runtime.last_good import Fallback
     from aiogate.runtime.plugin_hooks import PluginHooks, Running
     from aiogate.stores.base import Store
+    from aiogate.stores.organisations import Organisations
     from aiogate.stores.repositories import SessionDirectory
     from aiogate.telemetry.access_log import AccessLog
     from aiogate.telemetry.events import EventBus
@@ -148,6 +153,7 @@ class Gateway:
         loader: Loader,
         health: HealthSampler,
         plugins: PluginHooks,
+        organisations: Organisations,
         secret: str,
         dashboard: DashboardUsers,
         fallback: Fallback | None = None,
@@ -171,6 +177,8 @@ class Gateway:
         """Set by each accepted load."""
         self.draining = False
         self.listen_addresses: tuple[str, ...] = ()
+        self.control_listener: tuple[str, int] = ("127.0.0.1", 0)
+        """Address and port that the control API is bound to, which with `listen: same` nobody is told."""
         self.listen_urls: tuple[str, ...] = ()
         self.control_url = ""
         self.private_url = ""
@@ -180,6 +188,8 @@ class Gateway:
         self._read_settings = read_settings
         self._loader = loader
         self._health = health
+        self.organisations = organisations
+        organisations.on_change(self._guard_apis)
         self.crew: Crew | None = None
         """All workers, where there are several."""
         self._prepared: Prepared | None = None
@@ -316,6 +326,9 @@ class Gateway:
             if warning not in known:
                 _log.warning("%s", warning)
         self.settings = replace_reloadable(self.settings, prepared.settings)
+        if self.organisations.in_force:
+            for api in new.table.apis.values():
+                guard(api, self.organisations.in_force)
         self.generation = new
         self.current.table = new.table
         self.current.tls = new.tls.over(self.current.tls)
@@ -344,6 +357,29 @@ class Gateway:
             control=self.control_url.partition("://")[2],
             own=True,
         )
+
+    def _guard_apis(self) -> None:
+        """An organisation has a session now, or none any more: its APIs change their chains."""
+        for api in self.current.table.apis.values():
+            guard(api, self.organisations.in_force)
+
+    async def declared(self) -> Declared:
+        """What the files declare now, read anew: what a reload would serve. Files with mistakes are left out."""
+        before = self.generation
+        declared, _, _ = await asyncio.to_thread(declare, self.settings, before)
+        return declared
+
+    async def rehearse(self, instead: Mapping[Path, bytes | None]) -> Sequence[Diagnostic]:
+        """What a reload would say if these files had these bytes (None: were not there). Nothing is served."""
+        async with self._reloading:
+            before = self.generation
+            try:
+                with in_small_turns():
+                    rehearsed = await self._loader.load(self.settings, before, instead=instead)
+            except DiagnosticsFound as mistakes:
+                return mistakes.diagnostics
+            discard(rehearsed.table.apis.values(), rehearsed.board, before)
+        return ()
 
     # What all workers know together
 

@@ -12,9 +12,10 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -130,12 +131,19 @@ class Loader:
         self._now = now
         self._own = own
 
-    async def load(self, settings: Settings, previous: Generation | None, first: int = 1) -> Generation:
+    async def load(
+        self,
+        settings: Settings,
+        previous: Generation | None,
+        first: int = 1,
+        *,
+        instead: Mapping[Path, bytes | None] | None = None,
+    ) -> Generation:
         """The next generation; without a previous one its number is `first`.
 
-        Raises `DiagnosticsFound` with every mistake in every file.
+        `instead`: see `config.loader.load`. Raises `DiagnosticsFound` with every mistake in every file.
         """
-        declared, board, stamped, half_read, found = await self._read(settings, previous)
+        declared, board, stamped, half_read, found = await self._read(settings, previous, instead)
         before = previous.tls if previous else TlsSet()
         tls, mistakes = await asyncio.to_thread(prepare, settings.listen, settings.place, before)
         found.extend(mistakes)
@@ -156,12 +164,12 @@ class Loader:
         return Generation(table, declared, board, stamped, tls)
 
     async def _read(
-        self, settings: Settings, previous: Generation | None
+        self, settings: Settings, previous: Generation | None, instead: Mapping[Path, bytes | None] | None
     ) -> tuple[Declared, PlugBoard, bytes, tuple[BrokenDefinition, ...], list[Diagnostic]]:
         """Everything that is on disk, as it was at one moment: what changes meanwhile is read again."""
         before = await asyncio.to_thread(stamp, settings)
         for reading in range(1, READINGS + 1):
-            declared, mistakes, half_read = await asyncio.to_thread(declare, settings, previous)
+            declared, mistakes, half_read = await asyncio.to_thread(declare, settings, previous, instead)
             board, broken = load_plugins(BUILTINS, settings.plugins, previous.board if previous else None)
             after = await asyncio.to_thread(stamp, settings)
             if after == before or reading == READINGS:
@@ -222,14 +230,14 @@ def served(compiler: Compiler, definition: Definition) -> CompiledApi:
 
 
 def declare(
-    settings: Settings, previous: Generation | None
+    settings: Settings, previous: Generation | None, instead: Mapping[Path, bytes | None] | None = None
 ) -> tuple[Declared, tuple[Diagnostic, ...], tuple[BrokenDefinition, ...]]:
     """Read every file: what is free of mistakes, the mistakes, and the definitions that have some.
 
     All three, so that the plugins' mistakes are told in the same breath.
     """
     try:
-        return load(settings, previous.declared if previous else None), (), ()
+        return load(settings, previous.declared if previous else None, instead=instead), (), ()
     except NotLoaded as mistakes:
         return mistakes.declared, mistakes.diagnostics, mistakes.broken
 

@@ -208,11 +208,12 @@ async def serving(
             await listener.start(doors=doors_of(settings.listen, sockets, gateway.current))
             gateway.listen_addresses = tuple(str(Address(*address)) for address in listener.addresses)
             gateway.services.upstreams.refuse = kept_out(settings, control_socket, listener if own else None)
+            gateway.control_listener = control_socket.getsockname()[:2]
             schemes = (one.scheme for one in settings.listen)
             gateway.listen_urls = tuple(
                 f"{scheme}://{address}" for scheme, address in zip(schemes, gateway.listen_addresses, strict=True)
             )
-            private = f"http://{Address(*control_socket.getsockname()[:2])}"
+            private = f"http://{Address(*gateway.control_listener)}"
             gateway.control_url = gateway.listen_urls[0] if own else private
             gateway.private_url = private
             gateway.connections = lambda: listener.connections

@@ -17,6 +17,7 @@ from typing import Final
 
 from aiogate.clock import Clock
 from aiogate.domain.account import org_of_key, stored_name
+from aiogate.domain.organisation import is_reserved
 from aiogate.domain.policy import PolicyProblem, PolicySet, lay_over
 from aiogate.domain.session import DocumentError, Record, Session, SessionDocument, SessionKind, parse_stored
 from aiogate.stores.base import SessionStore, StoreUnavailable
@@ -164,8 +165,9 @@ class SessionDirectory:
         return reason
 
     async def get_record(self, name_hash: str) -> Record | None:
-        """The stored record itself, always from the store."""
-        return await self._store.get(name_hash)
+        """The stored record of a key or a user itself, always from the store."""
+        record = await self._store.get(name_hash)
+        return None if record is None or is_reserved(record.org) else record
 
     async def put(self, record: Record) -> None:
         """Write a record; it is durable, and in force, when this returns."""
@@ -194,8 +196,8 @@ class SessionDirectory:
         return await self._store.count(org=org, api=api, prefix=prefix)
 
     async def organisations(self) -> Sequence[str]:
-        """Every organisation that has a record, sorted."""
-        return await self._store.organisations()
+        """Every organisation that has a key or a user, sorted."""
+        return [org for org in await self._store.organisations() if not is_reserved(org)]
 
     def forget(self, name_hash: str) -> None:
         """Drop what is cached under a stored name, because another node wrote it."""
@@ -304,7 +306,7 @@ class SessionDirectory:
             if await self._store.get(stored_name(org, name.strip())) is not None:
                 return "the name ends in a blank or a line break; without it, it exists"
         # Bounded: the answer helps an operator, and must not let a client read the store at will.
-        for other in (await self._store.organisations())[:_OTHER_ORGANISATIONS]:
+        for other in (await self.organisations())[:_OTHER_ORGANISATIONS]:
             if other != org and await self._store.get(stored_name(other, name)) is not None:
                 return f"the name exists in organisation {other!r}, the API belongs to {org!r}"
         return f"there is no record of that name in organisation {org!r}"

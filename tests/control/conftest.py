@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from aiogate.config.definition import Definition
-from aiogate.config.loader import load
+from aiogate.config.loader import Declared, NotLoaded, load
 from aiogate.config.settings import Settings, load_settings
 from aiogate.control.application import application
 from aiogate.credentials.certificates import CertificateStore
@@ -24,6 +25,7 @@ from aiogate.domain.policy import PolicySet
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.stores.base import Node, Store
 from aiogate.stores.memory import MemoryStore
+from aiogate.stores.organisations import Organisations
 from aiogate.stores.repositories import SessionDirectory
 from aiogate.telemetry import logs
 from aiogate.telemetry.events import Event, EventBus
@@ -160,6 +162,25 @@ class Site:
 
     def node(self, id: str = "") -> Node:
         return Node(id or "here", "host", 1, "0", 1, 0.0, "serving", True, "127.0.0.1:1", own=True)
+
+    @cached_property
+    def organisations(self) -> Organisations:
+        return Organisations(self.store.sessions)
+
+    control_listener: tuple[str, int] = ("127.0.0.1", 8081)
+
+    async def declared(self) -> Declared:
+        try:
+            return load(self.settings, environ={})
+        except NotLoaded as mistakes:
+            return mistakes.declared
+
+    async def rehearse(self, instead: Any) -> Any:
+        try:
+            load(self.settings, environ={}, instead=instead)
+        except DiagnosticsFound as mistakes:
+            return mistakes.diagnostics
+        return ()
 
     async def status(self) -> Any:
         return {"generation": self.current.table.generation, "store": self.store.name, "last_reload": self.last_reload}

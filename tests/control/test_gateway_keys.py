@@ -676,3 +676,14 @@ async def test_a_full_hashing_queue_is_503(control, monkeypatch):
     answer = await control.tyk("POST", "/keys/alice", ALICE)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert answer.json["message"] == "Too many passwords are being hashed, try again"
+
+
+async def test_a_window_without_end_can_be_read_back(control):
+    body = {"access_rights": {"login": {}}, "quota_max": 1, "quota_renewal_rate": 2**63 - 1}
+    made = (await control.tyk("POST", "/keys", body)).json
+    shown = await control.tyk("GET", f"/keys/{made['key_hash']}")
+    assert (shown.status, shown.json["quota_renewal_rate"]) == (200, 2**63 - 1)
+    assert (
+        await control.tyk("POST", "/org/keys/default", {"quota_max": 1, "quota_renewal_rate": 2**63 - 1})
+    ).status == 200
+    assert (await control.tyk("GET", "/org/keys/default")).status == 200

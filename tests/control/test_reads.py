@@ -332,3 +332,18 @@ async def test_a_refused_reload_says_where_and_keeps_serving(control):
     assert (ready.status, ready.json["status"], ready.json["generation"]) == (200, "ready", 1)
     assert ready.json["last_reload"]["ok"] is False
     assert ready.json["last_reload"]["diagnostics"] == answer.json["diagnostics"]
+
+
+async def test_versions_as_tyk_lists_them(control):
+    shown = (await control.tyk("GET", "/apis/portal/versions")).json
+    assert shown["status"] == "success"
+    assert [(one["versionName"], one["expirationDate"], one["isDefaultVersion"]) for one in shown["apis"]] == [
+        ("v1", "2027-01-31 00:00", True),
+        ("v2", "", False),
+    ]
+    only = (await control.tyk("GET", "/apis/login/versions")).json["apis"]
+    assert only == [
+        {"id": "login", "name": "Login API", "versionName": "Default", "internal": False, "expirationDate": "",
+         "isDefaultVersion": True}
+    ]  # fmt: skip
+    assert (await control.tyk("GET", "/apis/gone/versions")).status == 404

@@ -173,3 +173,16 @@ async def test_all_gateways_reload_when_one_is_told_to(redis_server: RedisServer
                     break
                 await asyncio.sleep(0.1)
         assert [node["own"] for node in nodes] == [True, False]
+
+
+async def test_an_organisation_is_closed_on_every_gateway(redis_server: RedisServer) -> None:
+    shared = {"store": redis_server.url, "redis__prefix": f"{uuid4().hex}:"}
+    async with running_gateway(FILES, **shared) as one, running_gateway(FILES, **shared) as two:
+        assert (await two.get("/api/")).code == "auth_missing"
+        await one.tyk("PUT", "/tyk/org/keys/default", {"is_inactive": True})
+        assert (await one.get("/api/")).code == "organisation_inactive"
+        async with asyncio.timeout(10):
+            while (await two.get("/api/")).code != "organisation_inactive":
+                await asyncio.sleep(0.1)
+        await two.tyk("DELETE", "/tyk/org/keys/default")
+        assert (await two.get("/api/")).code == "auth_missing"

@@ -121,6 +121,7 @@ async def test_what_is_not_declared_is_left_alone(quick: str, tmp_path: Path) ->
         (tmp_path / "apis.d/a.yaml").rename(tmp_path / "apis.d/a.yaml~")
         gateway.write(api("a", "two"))
         await generation(gateway, 2)
+        await until(lambda: gateway.gateway.last_reload is not None, "nothing was told")
         assert gateway.gateway.last_reload.ok
 
 

@@ -6,11 +6,11 @@ from typing import Final
 
 from aiohttp import web
 
-from aiogate.control.operations.gateway import DashboardUser
+from aiogate.control.operations.accounts import Caller
 
 __all__ = ["CALLER", "caller_org"]
 
-CALLER: Final = web.RequestKey[DashboardUser]("caller")
+CALLER: Final = web.RequestKey[Caller]("caller")
 
 
 def caller_org(request: web.Request) -> str:

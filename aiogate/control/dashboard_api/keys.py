@@ -21,7 +21,7 @@ from aiogate.control.operations.keys import Keys, Shown, Written
 from aiogate.control.operations.names import Name
 from aiogate.control.operations.reads import Reads
 from aiogate.control.requests import PAGE_SIZE, flag, page_number, session_document
-from aiogate.control.routes import Route
+from aiogate.control.routes import Route, other_than
 from aiogate.domain.session import SessionDocument
 from aiogate.errors import Rejected
 
@@ -44,6 +44,7 @@ class DashboardKeys:
     def routes(self) -> Iterable[Route]:
         user = "/api/apis/keys/basic/{name:[^/]+}"
         of_api = "/api/apis/{api:[^/]+}/keys"
+        name = f"/api/keys/{{name:{other_than('detailed', 'preview')}}}"
         rows: list[Route] = [
             ("GET", "/api/keys", self.listing),
             ("POST", "/api/keys", self.create),
@@ -52,10 +53,10 @@ class DashboardKeys:
             ("GET", "/api/apis/keys", self.listing),
             ("GET", of_api, self.listing),
             ("GET", f"{of_api}/search", self.detailed),
-            ("POST", "/api/keys/{name:[^/]+}", self.put),
+            ("POST", name, self.put),
             ("POST", user, self.put_user),
         ]
-        for one in ("/api/keys/{name:[^/]+}", user, f"{of_api}/{{name:[^/]+}}"):
+        for one in (name, user, f"{of_api}/{{name:{other_than('search')}}}"):
             rows += [("GET", one, self.show), ("PUT", one, self.replace), ("DELETE", one, self.delete)]
         return rows
 

@@ -16,7 +16,7 @@ from aiogate.control.operations.gateway import ControlledGateway
 from aiogate.control.operations.keys import Keys, WriteOptions, Written
 from aiogate.control.operations.names import Name, public_name
 from aiogate.control.requests import flag, json_object, session_document, string_list, text_field
-from aiogate.control.routes import Route
+from aiogate.control.routes import Route, other_than
 from aiogate.domain.session import Record, SessionDocument
 
 __all__ = ["GatewayKeys", "write_options"]
@@ -44,7 +44,7 @@ class GatewayKeys:
         self._keys = keys
 
     def routes(self) -> Iterable[Route]:
-        one = "/tyk/keys/{name:[^/]+}"
+        one = f"/tyk/keys/{{name:{other_than('create', 'preview')}}}"
         return [
             ("GET", "/tyk/keys", self.listing),
             ("POST", "/tyk/keys", self.create),

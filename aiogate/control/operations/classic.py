@@ -19,7 +19,7 @@ from aiogate.control.operations.tyk_upstream import TLS_1_3
 from aiogate.domain.policy import Policy
 from aiogate.domain.session import SessionDocument
 
-__all__ = ["render", "render_policy", "written"]
+__all__ = ["render", "render_policy", "render_versions", "shown_meta", "written"]
 
 Fields = dict[str, Any]
 
@@ -177,6 +177,9 @@ def _auth(definition: Definition, ours: Fields) -> Fields:
         raw = None if method.config is None else _raw(definition, method.path)
         config = raw if isinstance(raw, Mapping) else {}
         fields["auth_configs"][_AUTH_SOURCES[method.name]] = _auth_source(config)
+        if method.name == "key":
+            # Where clients of old look for it.
+            fields["auth"] = _auth_source(config)
         further = {key: value for key, value in config.items() if key not in _SOURCE_KEYS}
         if method.name == "basic" and further and (told := _basic_auth(further)) is not None:
             fields["basic_auth"] = told
@@ -248,6 +251,23 @@ def _versions(definition: Definition, ours: Fields) -> Fields:
     }
 
 
+def render_versions(definition: Definition) -> list[Fields]:
+    """The versions of a definition as Tyk lists them; an API without any has the one called Default."""
+    versions = definition.versions
+    listed = versions.list if versions is not None else {"Default": VersionDeclaration(expires=definition.expires)}
+    return [
+        {
+            "id": definition.id,
+            "name": _text(definition, ("name",), definition.name),
+            "versionName": name,
+            "internal": False,
+            "expirationDate": _expiry(version.expires),
+            "isDefaultVersion": versions is None or versions.default == name,
+        }
+        for name, version in listed.items()
+    ]
+
+
 def _is_exact(definition: Definition, name: str, version: VersionDeclaration) -> bool:
     """Whether Tyk's fields hold all of a version: whole minutes, and nothing of an upstream but its address."""
     upstream = _raw(definition, ("versions", "list", name, "upstream"))
@@ -268,14 +288,24 @@ _NO_DATE: Final = "0001-01-01T00:00:00Z"
 """What Go writes for no time at all, and Tyk's clients expect."""
 
 
+def shown_meta(policy: Policy) -> dict[str, Any]:
+    """The policy's `meta` as written: it may hold credentials from variables, which are in no reply."""
+    return dict(policy.written.get("meta") or policy.meta)
+
+
+def _shown_text(policy: Policy, key: str, value: str) -> str:
+    raw = policy.written.get(key)
+    return raw if isinstance(raw, str) and "${" in raw else value
+
+
 def render_policy(policy: Policy) -> Mapping[str, Any]:
     """A policy as Tyk's clients know it."""
     limits = SessionDocument(access_rights=dict(policy.access), rate=policy.rate, per=policy.per).as_json()
     return {
         "_id": policy.id,
         "id": policy.id,
-        "name": policy.name,
-        "org_id": policy.org,
+        "name": _shown_text(policy, "name", policy.name),
+        "org_id": _shown_text(policy, "org", policy.org),
         "rate": limits["rate"],
         "per": limits["per"],
         "quota_max": policy.quota_max,
@@ -287,8 +317,8 @@ def render_policy(policy: Policy) -> Mapping[str, Any]:
         "enable_http_signature_validation": policy.enable_http_signature_validation,
         "active": policy.active,
         "is_inactive": policy.inactive,
-        "tags": list(policy.tags),
-        "meta_data": dict(policy.meta),
+        "tags": list(policy.written.get("tags") or policy.tags),
+        "meta_data": shown_meta(policy),
         "key_expires_in": policy.key_expires_in,
         "post_expiry_action": policy.post_expiry_action,
         "post_expiry_grace_period": policy.post_expiry_grace_period,

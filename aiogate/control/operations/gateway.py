@@ -7,6 +7,7 @@ the views: frozen dataclasses that are shown as they are.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
 
     from aiogate.clock import Clock
     from aiogate.config.definition import Definition
+    from aiogate.config.loader import Declared
     from aiogate.config.settings import Settings
     from aiogate.credentials.certificates import CertificateStore
     from aiogate.credentials.passwords import Passwords
     from aiogate.domain.policy import PolicySet
     from aiogate.errors import Diagnostic
     from aiogate.stores.base import Node, Store
+    from aiogate.stores.organisations import Organisations
     from aiogate.stores.repositories import SessionDirectory
     from aiogate.telemetry.events import EventBus
 
@@ -141,6 +144,9 @@ class ControlledGateway(Protocol):
     def sessions(self) -> SessionDirectory: ...
 
     @property
+    def organisations(self) -> Organisations: ...
+
+    @property
     def passwords(self) -> Passwords: ...
 
     @property
@@ -174,7 +180,20 @@ class ControlledGateway(Protocol):
     @property
     def dashboard(self) -> DashboardUsers: ...
 
+    @property
+    def control_listener(self) -> tuple[str, int]:
+        """Address and port that the control API is bound to."""
+        ...
+
     def reload(self, reason: str) -> Awaitable[ReloadVerdict]: ...
+
+    def declared(self) -> Awaitable[Declared]:
+        """What the files declare now: what a reload would serve. Files with mistakes are left out."""
+        ...
+
+    def rehearse(self, instead: Mapping[Path, bytes | None]) -> Awaitable[Sequence[Diagnostic]]:
+        """What a reload would say if these files had these bytes (None: were not there). Nothing is served."""
+        ...
 
     def status(self) -> Awaitable[Any]: ...
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiogate.config.definition import DEFAULT_ORGANISATION
+from aiogate.control.operations.classic import shown_meta
 from aiogate.control.operations.gateway import ControlledGateway
 from aiogate.control.operations.locks import Locks
 from aiogate.control.operations.names import Name, find, new_name, public_name, spelled
@@ -229,8 +230,18 @@ class Keys:
             document = effective_document(document, self._policies)
         data = document.as_json()
         if not raw:
+            self._unresolve(data, document)
             await self._fill_quotas(data, session)
         return Shown(record, data)
+
+    def _unresolve(self, data: dict[str, Any], document: SessionDocument) -> None:
+        """Show what policies brought as it is written in their files: a variable's value is in no reply."""
+        for policy in map(self._policies.get, document.policy_ids):
+            if policy is not None:
+                meta = shown_meta(policy)
+                data["meta_data"].update({key: meta[key] for key in policy.meta if key in meta})
+                tags = dict(zip(policy.tags, policy.written.get("tags") or policy.tags, strict=False))
+                data["tags"] = [tags.get(tag, tag) for tag in data["tags"]]
 
     def preview(self, document: SessionDocument) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The effective session of a document that is not stored, and what would stand in the way of storing it."""
@@ -239,7 +250,9 @@ class Keys:
         effective = merge(stamped, org, self._policies)
         if isinstance(effective, PolicyProblem):
             return stamped.as_json(), (effective.reason,)
-        return effective.as_json(), self._warnings(effective, org)
+        data = effective.as_json()
+        self._unresolve(data, effective)
+        return data, self._warnings(effective, org)
 
     async def listing(
         self, *, org: str | None = None, api: str = "", prefix: str = "", page: int, size: int

@@ -22,9 +22,10 @@ from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS, UNL
 from aiogate.control.operations.tyk_plugins import api_plugins, rate_of, version_plugins
 from aiogate.control.operations.tyk_upstream import upstream_of
 
-__all__ = ["FieldVerdict", "Translation", "translate_api", "translate_policy", "yaml_text"]
+__all__ = ["DEEPEST", "FieldVerdict", "Translation", "deeper", "translate_api", "translate_policy", "yaml_text"]
 
-_DEEPEST: Final = 32
+DEEPEST: Final = 32
+"""Levels of nesting that a body may have."""
 Object = Mapping[str, Any]
 
 
@@ -86,9 +87,9 @@ class _Fields:
         self._table = table
         self._verdicts: dict[str, FieldVerdict] = {}
         self._open = {".".join(name.split(".")[:size]) for name in table for size in range(1, name.count(".") + 1)}
-        self.too_deep = _deeper(body, _DEEPEST)
+        self.too_deep = deeper(body, DEEPEST)
         if self.too_deep:
-            self.refuse("(body)", f"nested deeper than {_DEEPEST} levels")
+            self.refuse("(body)", f"nested deeper than {DEEPEST} levels")
         else:
             self._walk(body, (), ())
 
@@ -105,7 +106,10 @@ class _Fields:
         self._verdicts[field] = FieldVerdict(field, "refused", note)
 
     def ignore(self, field: str, note: str) -> None:
-        self._verdicts[field] = FieldVerdict(field, "ignored", note)
+        """A field that is of the wrong kind stays refused."""
+        known = self._verdicts.get(field)
+        if known is None or known.verdict != "refused":
+            self._verdicts[field] = FieldVerdict(field, "ignored", note)
 
     def ignore_below(self, place: str, note: str) -> None:
         for field, verdict in self._verdicts.items():
@@ -114,14 +118,21 @@ class _Fields:
 
     def _walk(self, value: Object, path: tuple[str, ...], pattern: tuple[str, ...]) -> None:
         for key, inner in value.items():
-            if is_zero(inner):
-                continue
             name = ".".join((*pattern, key))
             if name not in self._table and name not in self._open:
                 name = ".".join((*pattern, "*"))
             place = (*path, key)
             row = self._table.get(name)
-            if row is not None:
+            if is_zero(inner):
+                # Absent, but a zero of another type is a mistake that Go would not read either.
+                wrong = ""
+                if row is not None and row.verdict == "mapped" and inner is not None:
+                    wrong = _wrong_kind(row, inner)
+                elif row is None and name in self._open and not isinstance(inner, (Mapping, type(None))):
+                    wrong = "an object"
+                if wrong:
+                    self.refuse(".".join(place), f"should be {wrong}")
+            elif row is not None:
                 self._judge(".".join(place), place, row, inner)
             elif name not in self._open:
                 self.refuse(".".join(place), "unknown field")
@@ -156,11 +167,12 @@ class _Fields:
         return field == "protocol" and value == "http"
 
 
-def _deeper(value: Any, levels: int) -> bool:
+def deeper(value: Any, levels: int) -> bool:
+    """Whether something is nested deeper than so many levels."""
     if isinstance(value, Mapping):
-        return levels == 0 or any(_deeper(inner, levels - 1) for inner in value.values())
+        return levels == 0 or any(deeper(inner, levels - 1) for inner in value.values())
     if isinstance(value, list):
-        return levels == 0 or any(_deeper(inner, levels - 1) for inner in value)
+        return levels == 0 or any(deeper(inner, levels - 1) for inner in value)
     return False
 
 
