@@ -88,7 +88,7 @@ class Leases:
         pool = self._pools.lease(Origin(url.scheme, url.host, url.port, url.socket), options)
         self._leased.append(pool)
         base_path = "" if url.path == "/" else url.path
-        return Target(pool, url.authority.encode("ascii"), base_path, url.query, weight=declared.weight)
+        return Target(pool, url.authority, base_path, url.query, weight=declared.weight)
 
     def group(self, declared: Upstream) -> Group:
         """All servers of an upstream that has several."""

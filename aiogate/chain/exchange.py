@@ -10,7 +10,7 @@ Nothing here is made before somebody asks for it: a plain request pays for one o
 from __future__ import annotations
 
 import xml.sax.saxutils
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
@@ -165,6 +165,18 @@ class Response:
             if self._edits is None:
                 self._edits = {}
             self._edits[name.lower()] = (name, value)
+
+    def put(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Replace the headers of these names. For what we made ourselves: nothing is looked at for line breaks."""
+        if self._headers is not None or self._edits:
+            for name, value in pairs:
+                self.set(name.decode("latin-1"), value.decode("latin-1"))
+            return
+        raw = self.raw_headers
+        ours = {name.lower() for name, _ in pairs}
+        if not ours.isdisjoint([name.lower() for name, _ in raw]):
+            raw = [pair for pair in raw if pair[0].lower() not in ours]
+        self.raw_headers = [*raw, *pairs]
 
     def remove(self, name: str) -> None:
         """Drop every header of this name."""

@@ -191,6 +191,10 @@ def show_quota(exchange: Exchange, response: Response) -> None:
     """`X-RateLimit-*` carry quota values, as in Tyk (spec/session.md section 7). Open APIs send none."""
     shown = exchange.quota_shown
     if shown is not None:
-        response.set("X-RateLimit-Limit", str(shown[0]))
-        response.set("X-RateLimit-Remaining", str(shown[1]))
-        response.set("X-RateLimit-Reset", str(shown[2]))
+        response.put(
+            (
+                (b"X-RateLimit-Limit", b"%d" % shown[0]),
+                (b"X-RateLimit-Remaining", b"%d" % shown[1]),
+                (b"X-RateLimit-Reset", b"%d" % shown[2]),
+            )
+        )

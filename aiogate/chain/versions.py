@@ -46,7 +46,13 @@ def chooser(versions: Versions) -> Choose:
 
     if versions.by == "header":
         header = versions.name
-        return lambda exchange: known([value.strip() for value in exchange.headers.getall(header, ())])
+
+        def by_header(exchange: Exchange) -> str | Problem:
+            if default is not None and header not in exchange.headers:
+                return default
+            return known([value.strip() for value in exchange.headers.getall(header, ())])
+
+        return by_header
     if versions.by == "query":
         parameter = versions.name
 

@@ -40,7 +40,7 @@ class Target:
         "credit",
         "ejections",
         "failures",
-        "host_header",
+        "host",
         "pool",
         "probing",
         "repeated",
@@ -49,11 +49,9 @@ class Target:
         "weight",
     )
 
-    def __init__(
-        self, pool: Pool, host_header: bytes, base_path: str = "", base_query: str = "", *, weight: int = 1
-    ) -> None:
+    def __init__(self, pool: Pool, host: str, base_path: str = "", base_query: str = "", *, weight: int = 1) -> None:
         self.pool = pool
-        self.host_header = host_header
+        self.host = host
         self.base_path = base_path
         self.base_query = base_query
         self.weight = weight

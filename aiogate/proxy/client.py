@@ -115,6 +115,7 @@ class ClientConnection(RequestHandler):
         "_request_id",
         "_secure",
         "_sent",
+        "_small",
         "_status",
         "_task",
         "_trusted",
@@ -131,6 +132,8 @@ class ClientConnection(RequestHandler):
         self._body: ClientBody | None = None
         self._latest: StreamReader = EMPTY_PAYLOAD
         self._head_size = 0
+        self._small = True
+        """Whether every head so far came whole, in one read that was smaller than the limit of a head."""
         self._phase = _HEAD
         self._deadline = inf
         self._peer = told
@@ -154,7 +157,12 @@ class ClientConnection(RequestHandler):
             staying = True
             while staying:
                 if not self._messages:
-                    await self._next_message()
+                    self._expect_message()
+                    self._waiter = self._loop.create_future()
+                    try:
+                        await self._waiter
+                    finally:
+                        self._waiter = None
                 message, payload = self._take_message()
                 if isinstance(message, _ErrInfo):
                     self._refuse_unparsed(message.exc)
@@ -176,16 +184,11 @@ class ClientConnection(RequestHandler):
             _log.debug("%s: response not completed: %s", self._peer, error)
             self._reset()
 
-    async def _next_message(self) -> None:
+    def _expect_message(self) -> None:
         if self._head_size:
             self._enter(_HEAD, self._listener.options.client_header)
         elif self._request_count:
             self._enter(_IDLE, self._listener.options.keepalive)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _take_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
         taken = self._messages.popleft()
@@ -204,7 +207,7 @@ class ClientConnection(RequestHandler):
         listener = self._listener
         table = listener.current.table
         self._request_id = request_id = listener.next_request_id()
-        target = examine(message, listener.options.header_bytes)
+        target = examine(message, listener.options.header_bytes, small=self._small)
         if isinstance(target, Problem):
             response = self._refuse(target, message, request_id, "listener", table)
             return await self._respond(response, message, payload, request_id, keep=False)
@@ -593,6 +596,9 @@ class ClientConnection(RequestHandler):
             if self._tunnel is not None:
                 self._tunnel.from_client(data)
             return
+        if self._small and 2 * len(data) > self._listener.options.header_bytes:
+            # Half of it, because a head may begin at the end of one read and end in the next.
+            self._small = False
         count = self._request_count
         super().data_received(data)
         if self._request_count != count:
@@ -609,6 +615,7 @@ class ClientConnection(RequestHandler):
             if not self._head_size and self._waiter is not None:
                 self._enter(_HEAD, self._listener.options.client_header)
             self._head_size += len(data)
+            self._small = False
             if self._head_size > self._listener.options.header_bytes + _REQUEST_LINE:
                 self._interject(HeadTooLarge("the head is too large"))
 

@@ -9,6 +9,7 @@ late.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -56,20 +57,25 @@ class CompiledUpstream:
     tunnels: TunnelRules = DEFAULT_RULES
 
 
-async def forward(exchange: Exchange, upstream: CompiledUpstream) -> Response | Problem:
+def forward(exchange: Exchange, upstream: CompiledUpstream) -> Awaitable[Response | Problem]:
     """Forward one request. Cancelling it (the client is gone) aborts the upstream's part at once.
 
     At most one more attempt follows, on another target if there is one: when nothing of the request was sent, or when
     the method is idempotent, there is no body, and a reused connection died before the first byte of a response. An
     upstream may close an idle connection at the very moment it is used again.
     """
+    if exchange.upstream_timeout is None and upstream.total is None:
+        return _forward(exchange, upstream)
+    return _in_time(exchange, upstream)
+
+
+async def _in_time(exchange: Exchange, upstream: CompiledUpstream) -> Response | Problem:
     limit, total = exchange.upstream_timeout, upstream.total
-    if limit is None and total is None:
-        return await _forward(exchange, upstream)
     ends = inf
     if total is not None:
         ends = asyncio.get_running_loop().time() + total
         limit = total if limit is None else min(limit, total)
+    assert limit is not None
     tried: list[Target] = []
     try:
         async with asyncio.timeout(limit):
@@ -108,7 +114,12 @@ async def _forward(
                 raise Unsendable(str(error)) from error
             if connection is None:
                 connection = await target.pool.connect()
-            response = await _attempt(connection, head, exchange, upstream, whole, ends)
+            pending = _begin(connection, head, exchange, upstream, whole, ends)
+            try:
+                response = await pending
+            except asyncio.CancelledError:
+                connection.abandon(pending)
+                raise
             if response.status == 101:
                 assert upgrade is not None
                 upgrade.check(response)
@@ -173,14 +184,15 @@ def _own_problem(error: Exception) -> Problem | None:
     return None
 
 
-async def _attempt(
+def _begin(
     connection: UpstreamConnection,
     head: bytes,
     exchange: Exchange,
     upstream: CompiledUpstream,
     whole: bytes | None,
     ends: float,
-) -> Response:
+) -> asyncio.Future[Response]:
+    """Send the head, and begin to send the body that is not here yet."""
     response = connection.begin(
         head + whole if whole else head,
         to_head=exchange.method == "HEAD",
@@ -190,15 +202,11 @@ async def _attempt(
         ends=ends,
         upgrade=exchange.upgrade,
     )
-    try:
-        if whole is None:
-            # Its own task: an upstream may answer before it has read all, or while it reads (an echo).
-            pump = asyncio.get_running_loop().create_task(_send_body(connection, exchange))
-            connection.pump(pump, upstream.response_timeout)
-        return await response
-    except asyncio.CancelledError:
-        connection.abandon(response)
-        raise
+    if whole is None:
+        # Its own task: an upstream may answer before it has read all, or while it reads (an echo).
+        pump = asyncio.get_running_loop().create_task(_send_body(connection, exchange))
+        connection.pump(pump, upstream.response_timeout)
+    return response
 
 
 async def _send_body(connection: UpstreamConnection, exchange: Exchange) -> None:
@@ -214,30 +222,31 @@ async def _send_body(connection: UpstreamConnection, exchange: Exchange) -> None
 
 def _head(exchange: Exchange, upstream: CompiledUpstream, target: Target, whole: bytes | None) -> bytes:
     """The request's head. Raises ValueError when a step left something in it that cannot stand in a head."""
-    client_host = exchange.headers.get(hdrs.HOST, exchange.host)
-    host = client_host.encode("latin-1") if upstream.preserve_host and client_host else target.host_header
+    headers = exchange.headers
+    client_host = headers.get(hdrs.HOST, exchange.host)
     passes = FROM_TRUSTED if exchange.trusted_peer else FROM_UNTRUSTED
     pairs = [pair for pair in exchange.raw_headers if passes[pair[0]]]
-    connection = exchange.headers.getall(hdrs.CONNECTION, ())
-    if connection:
+    if hdrs.CONNECTION in headers:
         # Before ours go in: a client cannot nominate what we say about it.
-        gone = nominated(",".join(connection).encode("utf-8", "surrogateescape"))
+        gone = nominated(",".join(headers.getall(hdrs.CONNECTION)).encode("utf-8", "surrogateescape"))
         if gone:
             pairs = [pair for pair in pairs if pair[0].lower() not in gone]
     edits = exchange.header_edits
     if edits is not None:
         pairs = _edited(pairs, edits)
-    lines = [
-        f"{exchange.method} {_target(exchange, upstream, target)} HTTP/1.1".encode("ascii"),
-        b"Host: " + host,
-        *[b"%b: %b" % pair for pair in pairs],
-        *_about_the_client(exchange, client_host),
-        *_framing(exchange, whole),
-        *(() if exchange.upgrade is None else exchange.upgrade.request_lines()),
-        b"\r\n",
-    ]
-    head = b"\r\n".join(lines)
-    if not head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
+    framing = _framing(exchange, whole)
+    if exchange.upgrade is not None:
+        framing += b"".join([b"%b\r\n" % line for line in exchange.upgrade.request_lines()])
+    first = (
+        f"{exchange.method} {_target(exchange, upstream, target)} HTTP/1.1\r\n"
+        f"Host: {client_host if upstream.preserve_host and client_host else target.host}\r\n"
+        f"{_about_the_client(exchange, client_host)}"
+    )
+    head = b"".join(
+        [first.encode("utf-8", "surrogateescape"), *[b"%b: %b\r\n" % pair for pair in pairs], framing, b"\r\n"]
+    )
+    lines = first.count("\n") + len(pairs) + framing.count(b"\n") + 1
+    if not head.count(b"\n") == head.count(b"\r") == lines or b"\0" in head:
         raise ValueError("a control character where none may be")
     return head
 
@@ -247,7 +256,7 @@ def _target(exchange: Exchange, upstream: CompiledUpstream, target: Target) -> s
     if path is None:
         tail = exchange.tail if upstream.strip else exchange.path
         path = target.base_path.rstrip("/") + tail if target.base_path else tail
-    if not path.startswith("/") or " " in path:
+    if not path.startswith("/") or " " in path or not path.isascii():
         raise ValueError(f"not a path: {path!r}")
     query = exchange.query if exchange.upstream_query is None else exchange.upstream_query
     if target.base_query:
@@ -263,7 +272,7 @@ def _edited(pairs: list[tuple[bytes, bytes]], edits: HeaderEdits) -> list[tuple[
     return [*pairs, *added]
 
 
-def _about_the_client(exchange: Exchange, client_host: str) -> list[bytes]:
+def _about_the_client(exchange: Exchange, client_host: str) -> str:
     """What we say about the client. Of a trusted proxy in front of us, what it said stands, and we append."""
     headers = exchange.headers
     chain = exchange.peer
@@ -273,28 +282,29 @@ def _about_the_client(exchange: Exchange, client_host: str) -> list[bytes]:
         if before:
             chain = f"{', '.join(before)}, {chain}"
         host = headers.get("X-Forwarded-Host", host)
-    said = [
-        f"X-Forwarded-For: {chain}",
-        f"X-Forwarded-Proto: {exchange.scheme}",
-        f"X-Real-IP: {exchange.client_ip}",
-        f"X-Request-Id: {exchange.request_id}",
-    ]
+    said = (
+        f"X-Forwarded-For: {chain}\r\n"
+        f"X-Forwarded-Proto: {exchange.scheme}\r\n"
+        f"X-Real-IP: {exchange.client_ip}\r\n"
+        f"X-Request-Id: {exchange.request_id}\r\n"
+    )
     if host:
-        said.append(f"X-Forwarded-Host: {host}")
+        said += f"X-Forwarded-Host: {host}\r\n"
     if hdrs.FORWARDED in headers:
         # Only in reply to one, so that a forged one is replaced; X-Forwarded-* say the same to everybody else.
         node = f'"[{exchange.peer}]"' if ":" in exchange.peer else exchange.peer
         element = f'for={node};host="{client_host}";proto={exchange.scheme}'
         earlier = headers.getall(hdrs.FORWARDED) if exchange.trusted_peer else []
-        said.append(f"Forwarded: {', '.join([*earlier, element])}")
-    return [line.encode("utf-8", "surrogateescape") for line in said]
+        said += f"Forwarded: {', '.join([*earlier, element])}\r\n"
+    return said
 
 
-def _framing(exchange: Exchange, whole: bytes | None) -> tuple[bytes, ...]:
+def _framing(exchange: Exchange, whole: bytes | None) -> bytes:
+    """The line that says where the body ends; empty where there is none."""
     body = exchange.body
     if whole is None:
         length = body.length
-        return (b"Transfer-Encoding: chunked",) if length is None else (b"Content-Length: %d" % length,)
+        return b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length
     if whole or body.present or exchange.method in _HAS_BODY_BY_NATURE:
-        return (b"Content-Length: %d" % len(whole),)
-    return ()
+        return b"Content-Length: %d\r\n" % len(whole)
+    return b""

@@ -53,8 +53,11 @@ class Target(NamedTuple):
     length: int | None
 
 
-def examine(message: RawRequestMessage, header_limit: int) -> Target | Problem:
-    """The target of a message that has one reading, else why it is refused."""
+def examine(message: RawRequestMessage, header_limit: int, *, small: bool = False) -> Target | Problem:
+    """The target of a message that has one reading, else why it is refused.
+
+    `small`: the head is known to be within the limit, because it came in a read that was.
+    """
     headers = message.headers
     method = message.method
     if method in ("TRACE", "CONNECT"):
@@ -62,7 +65,7 @@ def examine(message: RawRequestMessage, header_limit: int) -> Target | Problem:
     version = message.version
     if version is not HttpVersion11 and version is not HttpVersion10:
         return PROBLEMS["http_version"].because(f"HTTP/{version.major}.{version.minor}")
-    if sum([len(name) + len(value) + 4 for name, value in message.raw_headers]) > header_limit:
+    if not small and sum([len(name) + len(value) + 4 for name, value in message.raw_headers]) > header_limit:
         return PROBLEMS["headers_too_large"].because(f"more than {header_limit} bytes of headers")
     if len(headers.getall(hdrs.AUTHORIZATION, ())) > 1:
         return PROBLEMS["auth_ambiguous"].because("more than one Authorization header")

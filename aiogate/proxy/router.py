@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiogate.proxy.tls import TlsSet
 
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Current", "RouteTable"]
 
+_PATHS_REMEMBERED: Final = 4096
+_LONGEST_REMEMBERED: Final = 256
+
 
 class _Paths:
     """Listen paths without their last slash, and how many segments the deepest of them has."""
 
-    __slots__ = ("apis", "depth")
+    __slots__ = ("_known", "apis", "depth")
 
     def __init__(self) -> None:
         self.apis: dict[str, CompiledApi] = {}
         self.depth = 0
+        # Paths that were asked for before: most clients ask for few. Bounded, and gone with the table.
+        self._known: dict[str, CompiledApi] = {}
 
     def add(self, api: CompiledApi) -> None:
         key = api.listen_path.rstrip("/")
@@ -36,11 +41,16 @@ class _Paths:
         self.depth = max(self.depth, key.count("/"))
 
     def match(self, path: str) -> CompiledApi | None:
+        known = self._known.get(path)
+        if known is not None:
+            return known
         # Splitting no deeper than the deepest listen path keeps a path of thousands of segments cheap.
         segments = path.split("/", self.depth + 1)
         for length in range(min(len(segments), self.depth + 1), 0, -1):
             api = self.apis.get("/".join(segments[:length]))
             if api is not None:
+                if len(self._known) < _PATHS_REMEMBERED and len(path) <= _LONGEST_REMEMBERED:
+                    self._known[path] = api
                 return api
         return None
 

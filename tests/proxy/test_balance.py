@@ -15,7 +15,7 @@ from aiogate.testing import FakeClock
 
 
 def target(name, weight=1, busy=0):
-    return Target(SimpleNamespace(origin=name, busy=busy), b"", weight=weight)
+    return Target(SimpleNamespace(origin=name, busy=busy), "", weight=weight)
 
 
 def names(targets):

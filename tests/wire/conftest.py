@@ -392,7 +392,7 @@ class Wire:
         api = Api(
             "/api/",
             CompiledUpstream(
-                Target(leased, b"127.0.0.1", base_path, base_query),
+                Target(leased, "127.0.0.1", base_path, base_query),
                 response_timeout=response_timeout,
                 idle_timeout=idle_timeout,
                 **upstream_options,

@@ -51,7 +51,7 @@ def several(wire):
                 server.server.close()
             pool = gate.pools.lease(Origin("http", "127.0.0.1", port), options or PoolOptions())
             weight = weights[number] if weights else 1
-            targets.append(Target(pool, b"t%d" % number, f"/base{number}", weight=weight))
+            targets.append(Target(pool, f"t{number}", f"/base{number}", weight=weight))
         group = Group(targets, clock, least_requests=least_requests, rule=rule, api="shop")
         gate.api.upstream = CompiledUpstream(targets[0], group, **upstream)
         return Several(gate, servers, group, clock)
@@ -328,7 +328,7 @@ async def test_an_upstream_that_speaks_first_is_not_asked(wire, until):
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     pool = gate.pools.lease(Origin("http", "127.0.0.1", server.sockets[0].getsockname()[1]), PoolOptions())
-    gate.api.upstream = CompiledUpstream(Target(pool, b"a"))
+    gate.api.upstream = CompiledUpstream(Target(pool, "a"))
     reply = await gate.ask(POST)
     assert (reply.status, reply.code) in ((502, "upstream_unreachable"), (502, "upstream_invalid"))
     assert len(connections) <= 2
@@ -410,7 +410,7 @@ async def test_a_name_server_that_hangs_or_does_not_know(wire, monkeypatch, answ
 
     monkeypatch.setattr(type(gate.pool._names), "_look_up", look_up)
     pool = gate.pools.lease(Origin("http", "up.example", 80), PoolOptions(connect=0.05))
-    gate.api.upstream = CompiledUpstream(Target(pool, b"up.example"))
+    gate.api.upstream = CompiledUpstream(Target(pool, "up.example"))
     replies = await asyncio.gather(*[gate.ask(GET) for _ in range(5)])
     told = (504, "upstream_timeout") if answer is None else (502, "upstream_unreachable")
     assert {(reply.status, reply.code) for reply in replies} == {told}
@@ -426,7 +426,7 @@ async def test_ipv6(wire):
     gate = await wire.gate()
     seen = await wire.upstream(host="::1")
     pool = gate.pools.lease(Origin("http", "::1", seen.port), PoolOptions())
-    gate.api.upstream = CompiledUpstream(Target(pool, b"[::1]"))
+    gate.api.upstream = CompiledUpstream(Target(pool, "[::1]"))
     assert (await gate.ask(GET)).body == b"ok"
     assert seen.received[0].values("Host") == ["[::1]"]
 
@@ -463,7 +463,7 @@ async def test_a_guarded_pool_asks_about_each_address(wire, host):
     port = gate.upstream.port
     pool = gate.pools.lease(Origin("http", host, port), PoolOptions(guarded=True, idle=0.0))
     assert pool is not gate.pools.lease(Origin("http", host, port), PoolOptions(idle=0.0))
-    gate.api.upstream = CompiledUpstream(Target(pool, b"a"))
+    gate.api.upstream = CompiledUpstream(Target(pool, "a"))
     if host == "localhost":
         asked.append(("", 0))
     reply = await gate.ask(GET)
@@ -488,7 +488,7 @@ async def test_a_name_is_judged_by_what_it_resolves_to(wire, monkeypatch, found)
     monkeypatch.setattr(type(gate.pool._names), "addresses", addresses)
     gate.pools.refuse = lambda address, port: "" if address == "127.0.0.1" else f"{address} is link-local"
     pool = gate.pools.lease(Origin("http", "2130706433", gate.upstream.port), PoolOptions(guarded=True))
-    gate.api.upstream = CompiledUpstream(Target(pool, b"a"))
+    gate.api.upstream = CompiledUpstream(Target(pool, "a"))
     reply = await gate.ask(GET)
     assert (reply.status, reply.code) == (502, "upstream_unreachable")
     assert "169.254" not in reply.body.decode()
@@ -500,5 +500,5 @@ async def test_a_guarded_pool_uses_no_socket_of_this_machine(wire, tmp_path):
     gate.pools.refuse = lambda address, port: ""
     await wire.upstream(path=tmp_path / "docker.sock")
     pool = gate.pools.lease(Origin("http", "localhost", 80, str(tmp_path / "docker.sock")), PoolOptions(guarded=True))
-    gate.api.upstream = CompiledUpstream(Target(pool, b"a"))
+    gate.api.upstream = CompiledUpstream(Target(pool, "a"))
     assert (await gate.ask(GET)).status == 502
