@@ -25,8 +25,9 @@ expected-statuses = ["2xx", 400, 401, 403, 404, 409]
 [phases.stateful]
 enabled = false
 """
-# Other paths to the very handlers of /tyk/keys/create and /api/keys/{name}.
-AGAIN = (
+# Other paths to the very handlers of /tyk/keys/create and /api/keys/{name}, and a body that schemathesis cannot write.
+LEFT_OUT = (
+    "post /tyk/certs",
     "post /tyk/keys",
     "post /api/apis/keys/basic/{name}",
     "put /api/apis/keys/basic/{name}",
@@ -44,7 +45,7 @@ async def test_the_description_holds_for_whatever_is_sent(tmp_path):
             program, "--config-file", "schemathesis.toml", "run", f"{gateway.control_url}/openapi.json",
             "--checks", "all", "--workers", "2", "--max-examples", "2", "--generation-deterministic",
             "--continue-on-failure", "--warnings", "off", "--no-color",
-            *(word for operation in AGAIN for word in ("--exclude-operation-id", operation)),
+            *(word for operation in LEFT_OUT for word in ("--exclude-operation-id", operation)),
             "--header", f"X-Tyk-Authorization: {gateway.secret}", "--header", f"admin-auth: {gateway.secret}",
             "--header", f"Authorization: {gateway.access_key}",
             cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

@@ -31,7 +31,7 @@ class GatewayCertificates:
         return [
             ("GET", "/tyk/certs", self.listing),
             ("POST", "/tyk/certs", self.add),
-            ("GET", "/tyk/certs/{ids:[^/]+}", self.show),
+            ("GET", "/tyk/certs/{id:[^/]+}", self.show),
             ("DELETE", "/tyk/certs/{id:[^/]+}", self.remove),
         ]
 
@@ -54,7 +54,7 @@ class GatewayCertificates:
 
     @described("Show one certificate, or several by ids with commas between", refuses=(404,))
     async def show(self, request: web.Request) -> web.Response:
-        asked = [part for part in request.match_info["ids"].split(",") if part]
+        asked = [part for part in request.match_info["id"].split(",") if part]
         found = [await self._gateway.certificates.show(identifier) for identifier in dict.fromkeys(asked)]
         known = [_metadata(one) for one in found if one is not None]
         if not known:
