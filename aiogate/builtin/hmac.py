@@ -3,10 +3,10 @@
     auth:
       - hmac: {algorithms: [hmac-sha256], skew: 5m, body_digest: required}
 
-The header is `Signature keyId="…",algorithm="hmac-sha256",headers="(request-target) date",signature="…"`. The key is a
-record of kind `hmac`, made with `hmac_enabled`; its secret is `hmac_string`, or its RSA certificate is one of
-`certificates`. What the signature does not cover anybody on the way may change: by default it must cover the request's
-target and its date, and a digest of the body is compared where there is one.
+The header is `Signature keyId="…",algorithm="hmac-sha256",headers="(request-target) date",signature="…"`. The key is
+a record of kind `hmac`, made with `hmac_enabled`; its secret is `hmac_string`, or its RSA certificate is one of
+`certificates` or stored under `/tyk/certs`. What the signature does not cover anybody on the way may change: by
+default it must cover the request's target and its date, and a digest of the body is compared where there is one.
 
 Every refusal has Tyk's one text; `aiogate why` tells which header was missing, or by how much the date was off.
 """
@@ -50,6 +50,8 @@ TARGET: Final = "(request-target)"
 AUX_DATE: Final = "x-aux-date"
 _MOST_HEADERS: Final = 64
 _LONGEST: Final = 8192
+_MOST_STORED: Final = 1000
+"""Stored certificates whose keys are kept read."""
 _PARAMETER: Final = re.compile(r'\s*([A-Za-z]+)\s*=\s*"([^"]*)"\s*(?:,|$)', re.ASCII)
 _DIGEST: Final = re.compile(r"\s*([A-Za-z0-9-]+)=([A-Za-z0-9+/]+={0,2})\s*(?:,|$)", re.ASCII)
 _DIGESTS: Final[Mapping[str, str]] = {"sha-256": "sha256", "sha-512": "sha512"}
@@ -102,7 +104,8 @@ def aiogate_middleware() -> AuthenticatorKind:
 def build(config: Config, context: BuildContext) -> Authenticator:
     services, org = context.services, context.definition.org
     clock, sessions, counters = services.clock, services.sessions, services.counters
-    certificates = {name: rsa_key(name, text) for name, text in config.certificates.items()}
+    written = {name: rsa_key(name, text) for name, text in config.certificates.items()}
+    stored: dict[str, Any] = {}
     required = tuple(name.lower() for name in config.require)
     if config.body_digest == "required":
         required_with_body: tuple[str, ...] = (*required, "digest")
@@ -126,8 +129,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         if mistake:
             return refusal.because(mistake)
         session = sessions.cached(org, signature.key, exchange.policies)
-        if isinstance(session, Session) and not exchange.body.present and not config.refuse_replays:
-            return refusal.because(wrong) if (wrong := wrong_key(exchange, signature, session)) else session
+        at_once = not (exchange.body.present or config.refuse_replays or signature.algorithm == "rsa-sha256")
+        if isinstance(session, Session) and at_once:
+            return refusal.because(wrong) if (wrong := wrong_key(exchange, signature, session, None)) else session
         return look_up(exchange, signature)
 
     def unacceptable(exchange: Exchange, signature: Presented) -> str:
@@ -165,7 +169,8 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         if isinstance(found, LookupFailure):
             reason = await sessions.explain_missing(org, signature.key) if found.missing else found.reason
             return refusal.because(reason)
-        if wrong := wrong_key(exchange, signature, found):
+        key = await certified(found) if signature.algorithm == "rsa-sha256" else None
+        if wrong := wrong_key(exchange, signature, found, key):
             return refusal.because(wrong)
         if config.body_digest != "off" and (wrong := await wrong_digest(exchange, signature)):
             return refusal.because(wrong)
@@ -176,7 +181,29 @@ def build(config: Config, context: BuildContext) -> Authenticator:
             )
         return found
 
-    def wrong_key(exchange: Exchange, signature: Presented, session: Session) -> str:
+    async def certified(session: Session) -> Any:
+        """The RSA key of a session's certificate: written in this API, or stored under `/tyk/certs`; None: neither.
+
+        An id is made of the certificate's own digest: a key that was read stays right while the certificate is there.
+        """
+        name = session.rsa_certificate_id
+        if not name or name in written:
+            return written.get(name)
+        if not services.certificates.holds(name):
+            stored.pop(name, None)
+            return None
+        if name not in stored:
+            text = await services.certificates.public_key(name)
+            try:
+                key = rsa_key(name, text or "")
+            except ValueError:
+                return None
+            if len(stored) >= _MOST_STORED:
+                stored.clear()
+            stored[name] = key
+        return stored[name]
+
+    def wrong_key(exchange: Exchange, signature: Presented, session: Session, key: Any) -> str:
         """Why this session did not make the signature; empty: it did."""
         if session.kind != "hmac":
             return f"the name belongs to a session of kind {session.kind} ({session.label}), which signs no requests"
@@ -185,10 +212,12 @@ def build(config: Config, context: BuildContext) -> Authenticator:
             return message
         covered = " ".join(signature.headers)
         if signature.algorithm == "rsa-sha256":
-            key = certificates.get(session.rsa_certificate_id)
             if key is None:
                 named = session.rsa_certificate_id or "none"
-                return f"the key's rsa_certificate_id is {named}, which is not among `certificates` of this API"
+                return (
+                    f"the key's rsa_certificate_id is {named}; no RSA certificate of that id is among `certificates` "
+                    "of this API, or stored"
+                )
             verified = rsa_verifies(key, signature.signature, message)
             return "" if verified else f"the RSA signature is not that of the key's certificate over: {covered}"
         if not session.secret:

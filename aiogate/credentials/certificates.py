@@ -161,6 +161,19 @@ class CertificateStore:
             return None
         return _described(identifier, leaf, has_private=has_private)
 
+    async def public_key(self, identifier: str) -> str | None:
+        """The public key of a certificate as PEM text. None: there is no such certificate, or it cannot be read."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        path = self._known.get(identifier)
+        if path is None:
+            return None
+        try:
+            leaf, _ = _examined(await asyncio.to_thread(path.read_bytes))
+        except (OSError, CertificateRefused):
+            return None
+        return leaf.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+
     async def add(self, org: str, pem: bytes) -> str:
         """Keep a certificate, with its chain and its key where these are sent; its id. Raises `CertificateRefused`."""
         if not _ORG.fullmatch(org):

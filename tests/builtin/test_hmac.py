@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import hmac as stdlib_hmac
 import json
@@ -14,9 +15,10 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -292,13 +294,36 @@ async def test_rsa_signatures() -> None:
             await gateway.create_key("api", name=name, enable_http_signature_validation=True, **more)
         headers = signed(date(), algorithm="rsa-sha256", key="rsa-1")
         assert (await gateway.get("/api/", headers=headers)).status == 200
-        for key, reason in (("rsa-2", "is other, which is not among `certificates`"), ("client-1", "is none")):
+        for key, reason in (("rsa-2", "is other; no RSA certificate of that id"), ("client-1", "is none")):
             reply = await gateway.get("/api/", headers=signed(date(), algorithm="rsa-sha256", key=key))
             await refused(gateway, reply, reason)
         forged = signed(date(), key="rsa-1", secret=pem("RS256"))
         await refused(gateway, await gateway.get("/api/", headers=forged), "the algorithm is 'hmac-sha256'")
         wrong = signed(date(), algorithm="rsa-sha256", key="rsa-1", target="/other/")
         await refused(gateway, await gateway.get("/api/", headers=wrong), "RSA signature is not that of")
+
+
+def certificate() -> str:
+    """A certificate of the key that signs in these tests."""
+    key = key_for("RS256").private_key
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "client")])
+    day = datetime.timedelta(days=1)
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+async def test_rsa_signatures_by_a_stored_certificate() -> None:
+    async with api("algorithms: rsa-sha256, refuse_replays: false") as gateway:
+        stored = await gateway.tyk("POST", "/tyk/certs?org_id=default", data=certificate())
+        identifier = stored.json["id"]
+        more = {"enable_http_signature_validation": True, "rsa_certificate_id": identifier}
+        await gateway.create_key("api", name="rsa-1", **more)
+        headers = signed(date(), algorithm="rsa-sha256", key="rsa-1")
+        for _ in range(2):
+            assert (await gateway.get("/api/", headers=headers)).status == 200
+        assert (await gateway.tyk("DELETE", f"/tyk/certs/{identifier}")).status == 200
+        await refused(gateway, await gateway.get("/api/", headers=headers), f"is {identifier}; no RSA certificate")
 
 
 async def test_as_tyk_signs() -> None:
