@@ -173,8 +173,8 @@ class Response:
                 self.set(name.decode("latin-1"), value.decode("latin-1"))
             return
         raw = self.raw_headers
-        ours = {name.lower() for name, _ in pairs}
-        if not ours.isdisjoint([name.lower() for name, _ in raw]):
+        ours = [name.lower() for name, _ in pairs]
+        if any([name.lower() in ours for name, _ in raw]):  # noqa: C419  (a list is quicker than a generator)
             raw = [pair for pair in raw if pair[0].lower() not in ours]
         self.raw_headers = [*raw, *pairs]
 

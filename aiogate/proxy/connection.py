@@ -350,7 +350,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._state is _CLOSED:
             return
         self._touched = True
-        counted = self._head_size
+        if not self._head_complete:
+            self._head_size += size
         broken: Exception | None = None
         try:
             self._parser.feed_data(_view[:size])
@@ -363,11 +364,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             broken = UpstreamInvalid("an upgrade that nobody asked for")
         except httptools.HttpParserError as error:
             broken = UpstreamInvalid(f"not a valid response: {error}")
-        if broken is None and not self._head_complete:
-            # A header that never ends reaches no callback: count what was fed instead.
-            self._head_size = counted + size
-            if self._head_size > 2 * _HEAD_LIMIT:
-                broken = UpstreamInvalid("the head of the response is too large")
+        if not self._head_complete and self._head_size > _HEAD_LIMIT and broken is None:
+            # A header that never ends reaches no callback.
+            broken = UpstreamInvalid("the head of the response is too large")
         self._settle(broken, size)
 
     def _settle(self, broken: Exception | None, size: int) -> None:
@@ -510,11 +509,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_complete:
             return  # a trailer field: dropped
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > _HEAD_LIMIT or len(self._headers) >= _HEADER_COUNT_LIMIT:
+        headers = self._headers
+        if len(headers) >= _HEADER_COUNT_LIMIT:
             raise UpstreamInvalid("the head of the response is too large")
         if TO_CLIENT[name]:
-            self._headers.append((name, value.rstrip(b" \t")))
+            headers.append((name, value.rstrip(b" \t")))
             return
         lowered = name.lower()
         if lowered == b"content-length":
@@ -528,6 +527,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         status = self._status = self._parser.get_status_code()
+        if self._head_size > _HEAD_LIMIT and self._head_length() > _HEAD_LIMIT:
+            raise UpstreamInvalid("the head of the response is too large")
         if self.served == 1 and self._parser.get_http_version() not in ("1.0", "1.1"):
             raise UpstreamInvalid("not HTTP/1")
         if status == 101:
@@ -554,6 +555,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._reusable = not closes and self._parser.get_http_version() == "1.1"
         else:
             self._reusable = self._parser.should_keep_alive()
+
+    def _head_length(self) -> int:
+        """Bytes of the headers; what was fed with their end may be a body for the most part."""
+        ours = len(self._connection_header) + len(self._transfer_encoding) + len(self._switched_to)
+        return ours + sum([len(name) + len(value) + 4 for name, value in self._headers])
 
     def on_chunk_header(self) -> None:
         if self._to_head:

@@ -9,6 +9,7 @@ tells the listener to reset the connection, so that the client cannot take the p
 from __future__ import annotations
 
 import http
+from functools import lru_cache
 from typing import Final, Protocol
 
 from aiogate.chain.exchange import BodyStream
@@ -62,8 +63,13 @@ def framing_of(
         told = length or _told_length(pairs)
         return _NONE if told is None else Framing(b"Content-Length: %d\r\n" % told, bodiless=True)
     if length is not None:
-        return Framing(b"Content-Length: %d\r\n" % length)
+        return _of_length(length)
     return _CHUNKED if version_1_1 else _UNTIL_CLOSE
+
+
+@lru_cache(maxsize=1024)
+def _of_length(length: int) -> Framing:
+    return Framing(b"Content-Length: %d\r\n" % length)
 
 
 def _told_length(pairs: list[tuple[bytes, bytes]]) -> int | None:
@@ -85,12 +91,8 @@ def response_head(
 
     Raises ValueError when a header holds what would split the response.
     """
-    lines = []
-    dated = False
-    for name, value in pairs:
-        if TO_CLIENT[name]:
-            lines.append(b"%b: %b\r\n" % (name, value))
-            dated = dated or name in _DATE
+    lines = [b"%b: %b\r\n" % pair for pair in pairs if TO_CLIENT[pair[0]]]
+    dated = not _DATE.isdisjoint([name for name, _ in pairs])
     status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
     head = b"".join(
         [
