@@ -34,6 +34,7 @@ from aiogate import (
     BuildContext,
     Duration,
     Exchange,
+    HeaderName,
     LookupFailure,
     Model,
     Places,
@@ -76,7 +77,7 @@ class Config(Model):
     body_digest: Literal["optional", "required", "off"] = "optional"
     body_limit: Annotated[Size, Field(gt=0)] = 1024 * 1024
     refuse_replays: bool = True
-    header: Text = "Authorization"
+    header: HeaderName = "Authorization"
     certificates: Mapping[str, Text] = Field(default_factory=dict, repr=False)
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ from aiogate import (
     BuildContext,
     Duration,
     Exchange,
+    HeaderName,
     LookupFailure,
     Places,
     Problem,
@@ -62,7 +63,7 @@ class Config(TokenRights):
     issuer: Texts = ()
     audience: Texts = ()
     skew: Annotated[Duration, Field(le=300)] = 0.0
-    header: str | None = "Authorization"
+    header: HeaderName | None = "Authorization"
     query: str | None = None
     cookie: str | None = None
 

@@ -34,6 +34,7 @@ from aiogate import (
     BuildContext,
     Duration,
     Exchange,
+    HeaderName,
     LookupFailure,
     Model,
     Places,
@@ -79,7 +80,7 @@ class Config(TokenRights):
     jwks_cache: Annotated[Duration, Field(ge=30, le=86400)] = 300.0
     from_session: bool = False
     kid_is_key: bool = True
-    header: str | None = "Authorization"
+    header: HeaderName | None = "Authorization"
     query: str | None = None
     cookie: str | None = None
     issuer: Texts = ()

@@ -22,6 +22,7 @@ from aiogate import (
     AuthenticatorKind,
     BuildContext,
     Exchange,
+    HeaderName,
     LookupFailure,
     Model,
     Places,
@@ -38,7 +39,7 @@ LONGEST: Final = 4096
 class Config(Model):
     """Where the key is looked for. `null` switches a place off."""
 
-    header: str | None = "Authorization"
+    header: HeaderName | None = "Authorization"
     query: str | None = None
     cookie: str | None = None
 

@@ -27,6 +27,7 @@ from aiogate import (
     BuildContext,
     Duration,
     Exchange,
+    HeaderName,
     LookupFailure,
     Model,
     Places,
@@ -65,7 +66,7 @@ class Config(Model):
     identity: Text = "sub"
     skew: Annotated[Duration, Field(le=300)] = 0.0
     keys_cache: Annotated[Duration, Field(ge=30, le=86400)] = 300.0
-    header: str | None = "Authorization"
+    header: HeaderName | None = "Authorization"
     query: str | None = None
     cookie: str | None = None
 

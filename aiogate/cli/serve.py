@@ -22,7 +22,7 @@ __all__ = ["serve"]
 @folder_option("policies", "Folder of policies [default: policies.d].")
 @folder_option("plugins", "Folder of plugins [default: plugins].")
 @folder_option("state", "Folder of the store's file and generated secrets [default: var].")
-@click.option("--store", metavar="URL", help="Where state is kept: sqlite or memory [default: sqlite].")
+@click.option("--store", metavar="URL", help="Where state is kept: sqlite, memory or redis://… [default: sqlite].")
 @click.option("--workers", metavar="N", help="Processes that take requests: a number, or auto [default: 1].")
 @click.option("--watch", is_flag=True, help="Reload by itself when a file that was read changes.")
 @click.option(

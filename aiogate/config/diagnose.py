@@ -7,6 +7,7 @@ unresolved.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -39,6 +40,13 @@ _TYPES: Final = {
     "float_type": "a number",
     "float_parsing": "a number",
 }
+_SIZES: Final = {
+    "too_short": "entries",
+    "too_long": "entries",
+    "string_too_short": "characters",
+    "string_too_long": "characters",
+}
+_BOUND: Final = re.compile(r"at (?:least|most) [0-9]+")
 _WRONG_TYPE: Final = frozenset(("is_instance_of", "int_from_float", "none_required"))
 
 
@@ -120,6 +128,13 @@ def _message(kind: str, message: str, name: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if kind in _TYPES:
         return f"`{name}` should be {_TYPES[kind]}"
+    if kind in _SIZES:
+        bound = _BOUND.search(message)
+        if bound is not None and bound[0] == "at least 1":
+            return f"`{name}` is empty"
+        return f"`{name}` should have {bound[0] if bound is not None else 'fewer or more'} {_SIZES[kind]}"
+    if kind == "string_pattern_mismatch":
+        return f"`{name}` {message.removeprefix('String ')}"
     if message.startswith("Input "):
         return f"`{name}` {message.removeprefix('Input ')}"
     return f"`{name}`: {message}"

@@ -232,7 +232,7 @@ class Limits(Model):
     header_bytes: Annotated[Size, Field(ge=1024, le=1024 * 1024)] = 64 * 1024
     """The request line and all headers together; 1 KiB to 1 MiB. More is answered with 431."""
     connections: Annotated[int, _Whole, Field(ge=1, le=1_000_000)] = 10_000
-    """Open client connections; more wait in the kernel's queue."""
+    """Open client connections of one process; further ones are answered with 503."""
 
 
 class Passwords(Model):

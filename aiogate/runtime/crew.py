@@ -57,6 +57,7 @@ class Crew:
         self._doing: set[asyncio.Task[None]] = set()
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
+        self._alone = False
         self._reloads: Reloads | None = None
         self._answers: Mapping[str, Answer] = {}
 
@@ -100,6 +101,8 @@ class Crew:
         return verdict
 
     async def _ask(self, what: str, argument: Any) -> Any:
+        if self._alone:
+            raise ConnectionError("the supervisor is gone")  # while we drain, nobody would answer
         self._count += 1
         number = self._count
         asked = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -118,6 +121,7 @@ class Crew:
                 self._doing.add(task)
                 task.add_done_callback(self._done)
         _log.error("the supervisor is gone: worker %d stops", self.birth.index)
+        self._alone = True
         self.stopping.set()
         for asked in self._asked.values():
             if not asked.done():

@@ -28,8 +28,9 @@ from aiogate.clock import Clock
 from aiogate.config.listening import Listen, named
 from aiogate.config.settings import Address, Settings
 from aiogate.domain.reach import forbidden_address, is_listener
-from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.errors import Diagnostic, DiagnosticsFound, Position
 from aiogate.proxy.account import Account
+from aiogate.proxy.doors import BACKLOG
 from aiogate.proxy.listener import Door, Listener, ListenerOptions, check_runtime
 from aiogate.proxy.router import Current
 from aiogate.runtime import same_port
@@ -45,7 +46,6 @@ from aiogate.telemetry.access_log import AccessLog
 __all__ = ["Doors", "serve", "serving"]
 
 _log = logging.getLogger("aiogate")
-BACKLOG: Final = 1024
 Doors = Callable[[Gateway], web.Application]
 """Makes the control application of a gateway."""
 Bound = tuple[socket.socket, list[socket.socket]]
@@ -275,8 +275,9 @@ def access_log(settings: Settings) -> AccessLog | None:
     try:
         log.start()
     except OSError as error:
-        message = f"the access log cannot be opened: {error.strerror or error}"
-        raise DiagnosticsFound([Diagnostic(declared.file, 0, 0, "access_log_unwritable", message)]) from error
+        message = f"the access log {declared.file} cannot be opened: {error.strerror or error}"
+        place = settings.place("access_log", "file")
+        raise DiagnosticsFound([Diagnostic.at(place, "access_log_unwritable", message)]) from error
     return log
 
 
@@ -287,13 +288,15 @@ def bind(settings: Settings) -> Bound:
     """
     control = Address("127.0.0.1", 0) if settings.control.listen == "same" else settings.control.listen
     opened: list[socket.socket] = []
-    for address in (control, *(one.address for one in settings.listen)):
+    wanted: list[tuple[Address, tuple[str | int, ...]]] = [(control, ("control", "listen"))]
+    wanted += [(one.address, ("listen", index, "address")) for index, one in enumerate(settings.listen)]
+    for address, path in wanted:
         try:
-            opened.append(bound(address))
+            opened.append(bind_one(address))
         except OSError as error:
             for one in opened:
                 one.close()
-            raise DiagnosticsFound([not_bound(address, error)]) from error
+            raise DiagnosticsFound([not_bound(address, settings.place(*path), error)]) from error
     return opened[0], opened[1:]
 
 
@@ -309,13 +312,14 @@ def doors_of(listens: Sequence[Listen], sockets: Sequence[socket.socket], curren
     ]
 
 
-def not_bound(address: Address, error: OSError) -> Diagnostic:
+def not_bound(address: Address, place: Position, error: OSError) -> Diagnostic:
+    """`place` is where the address was declared; a default, or a flag, stands in no file and is named by itself."""
     message = f"{address} cannot be bound: {error.strerror or error}"
     hint = "is another gateway running?" if error.errno == errno.EADDRINUSE else ""
-    return Diagnostic(str(address), 0, 0, "address_in_use", message, hint)
+    return Diagnostic.at(place if place.line else Position(str(address)), "address_in_use", message, hint)
 
 
-def bound(address: Address) -> socket.socket:
+def bind_one(address: Address) -> socket.socket:
     """A socket that is bound and does not listen yet. Raises OSError."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     opened = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)

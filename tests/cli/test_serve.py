@@ -69,6 +69,21 @@ def test_an_address_in_use(tmp_path: Path) -> None:
     assert f"{address} cannot be bound" in done.stderr
 
 
+def test_what_cannot_be_opened_is_told_with_the_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "apis.d").mkdir()
+    settings = tmp_path / "aiogate.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings.write_text(f"control: {{listen: '127.0.0.1:0'}}\nlisten:\n  - '127.0.0.1:0'\n  - address: {address}\n")
+        done = served(tmp_path)
+    assert f"aiogate.yaml:4:14: {address} cannot be bound" in done.stderr
+    settings.write_text(
+        "listen: 127.0.0.1:0\ncontrol: {listen: '127.0.0.1:0'}\naccess_log:\n  format: json\n  file: no/log\n"
+    )
+    done = served(tmp_path)
+    assert re.search(r"^aiogate.yaml:5:9: the access log .*no/log cannot be opened", done.stderr, re.MULTILINE)
+
+
 def test_flags_beat_the_environment_beats_the_file(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOGATE_STORE", "sqlite")
     monkeypatch.setenv("AIOGATE_STATE", "from-environment")

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field, ValidationError
 
 from aiogate.config.addresses import parse_address, parse_host, parse_upstream_url
 from aiogate.config.definition import BrokenDefinition, Definition, Match, read_definition
 from aiogate.config.diagnose import diagnostics_of
 from aiogate.config.model import Model
 from aiogate.config.provenance import THROUGH_API, TRANSLATED, signed
-from aiogate.config.source import read_source
+from aiogate.config.source import Source, read_source
 from aiogate.config.units import Duration, Rate
 from aiogate.errors import Position
 
@@ -298,3 +299,25 @@ def test_a_file_that_the_control_api_wrote_is_known_until_somebody_edits_it():
     assert not read_definition(read_source("a.yaml", f"{text}labels: {{x: y}}\n".encode())).written_by_api
     imported = text.replace(THROUGH_API, TRANSLATED)
     assert not read_definition(read_source("a.yaml", imported.encode())).written_by_api
+
+
+class Sized(Model):
+    words: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("a",)
+    name: Annotated[str, Field(min_length=1, max_length=3, pattern="^[a-z]*$")] = "a"
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ({"words": []}, "`words` is empty"),
+        ({"words": ["a", "b", "c"]}, "`words` should have at most 2 entries"),
+        ({"name": ""}, "`name` is empty"),
+        ({"name": "abcd"}, "`name` should have at most 3 characters"),
+        ({"name": "A"}, "`name` should match pattern '^[a-z]*$'"),
+    ],
+)
+def test_sizes_are_told_in_words_of_the_file(value: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Sized.model_validate(value)
+    (found,) = diagnostics_of(caught.value, Source("a.yaml", value, raw=value))
+    assert (found.code, found.message) == ("invalid_value", message)
