@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from aiogate.config.units import Capture, Duration, Pattern, Rate, Size, Timestamp
     from aiogate.credentials.certificates import ClientCertificate
     from aiogate.credentials.jose import Token
+    from aiogate.credentials.oauth import OAuthClient, OAuthGrant, OAuthIssued
+    from aiogate.credentials.oauth_rules import OAuthRules
     from aiogate.credentials.places import Places
     from aiogate.credentials.rights import TokenRights
     from aiogate.domain.limits import Bucket
@@ -58,6 +60,10 @@ __all__ = [
     "Middleware",
     "MiddlewareKind",
     "Model",
+    "OAuthClient",
+    "OAuthGrant",
+    "OAuthIssued",
+    "OAuthRules",
     "PathEntry",
     "PathTable",
     "Pattern",
@@ -86,6 +92,7 @@ _MODULES: Final = (
     "config.units",
     "credentials.certificates",
     "credentials.jose",
+    "credentials.oauth_rules",
     "credentials.places",
     "credentials.rights",
     "domain.limits",
@@ -93,6 +100,7 @@ _MODULES: Final = (
     "errors",
     "markers",
     "stores.repositories",
+    "credentials.oauth",
 )
 
 

@@ -78,8 +78,9 @@ class Problem:
     """An expected refusal.
 
     `message` is what the client may know, in the words of the specification; `detail` is the private reason, shown only
-    by `aiogate why`. `event` is the name under which it is published, or empty. `position` is where the rule that
-    refused was declared, when that is narrower than the step's own place in the definition.
+    by `aiogate why`. `fields` are what the JSON body says in place of ours, where a protocol has refusals of its own
+    form (RFC 6749 section 5.2). `event` is the name under which it is published, or empty. `position` is where the rule
+    that refused was declared, when that is narrower than the step's own place in the definition.
     """
 
     code: str
@@ -89,6 +90,7 @@ class Problem:
     headers: tuple[tuple[str, str], ...] = ()
     event: str = ""
     position: Position | None = None
+    fields: tuple[tuple[str, str], ...] = ()
 
     def because(self, detail: str) -> Problem:
         """The same refusal with its private reason."""
@@ -158,6 +160,10 @@ PROBLEMS: Final[Mapping[str, Problem]] = _problems(
     Problem("token_rejected", 401, "Key not authorized", event="AuthFailure"),
     Problem("token_identity", 403, "no suitable claims for user ID were found", event="AuthFailure"),
     Problem("token_policy", 403, "key not authorized: no matching policy", event="AuthFailure"),
+    Problem("bearer_malformed", 400, "Bearer token malformed"),
+    Problem("token_unknown", 403, "Key not authorised", event="AuthFailure"),
+    Problem("client_revoked", 403, "Key not authorised. OAuth client access was revoked", event="AuthFailure"),
+    Problem("oauth_refused", 400, "The OAuth request was refused"),
     Problem(
         "issuer_unavailable", 503, "The issuer of the token cannot be asked, try again", headers=(("Retry-After", "1"),)
     ),

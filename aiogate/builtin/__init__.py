@@ -7,7 +7,7 @@ from typing import Final
 
 _NAMES: Final = (
     "key", "basic",
-    "jwt", "hmac", "oidc", "introspection", "mtls",
+    "jwt", "hmac", "oidc", "introspection", "mtls", "oauth",
     "cors", "size_limit", "ip_filter", "paths", "rate_limit", "request_headers", "response_headers",
     "certificate_headers",
     "timeout", "mock", "reverse_proxy",

@@ -232,15 +232,21 @@ def build(config: Config, context: BuildContext) -> Authenticator:
 
 
 def of_header(siblings: tuple[str, ...]) -> Callable[[str], str | None]:
-    """The token behind `Bearer`. Beside methods of signed tokens, what has three parts is left to them."""
+    """The token behind `Bearer`. Beside methods of signed tokens, what has three parts is left to them.
+
+    Beside `oauth`, so are the tokens that the gateway issues itself.
+    """
     leaves_signed = not {"jwt", "oidc"}.isdisjoint(siblings)
+    leaves_issued = "oauth" in siblings
 
     def read(value: str) -> str | None:
         scheme, _, rest = value.partition(" ")
         token = rest.strip()
         if scheme.lower() != "bearer" or not token:
             return None
-        return None if leaves_signed and token.count(".") == 2 else token
+        if (leaves_signed and token.count(".") == 2) or (leaves_issued and token.startswith("oat_")):
+            return None
+        return token
 
     return read
 

@@ -34,6 +34,8 @@ from aiogate import (
 SHORTEST: Final = 3
 """A token shorter than this is no key (Tyk's `min_token_length`)."""
 LONGEST: Final = 4096
+ISSUED: Final = "oat_"
+"""What the tokens begin with that the gateway issues as an OAuth 2 server; beside `oauth` they are left to it."""
 
 
 class Config(Model):
@@ -121,13 +123,16 @@ def presented_by(config: Config, siblings: tuple[str, ...]) -> Callable[[Exchang
     left = {"basic": "basic", "hmac": "signature"}
     schemes_left = frozenset(scheme for method, scheme in left.items() if method in siblings)
     leaves_signed = not {"jwt", "oidc"}.isdisjoint(siblings)
+    leaves_issued = "oauth" in siblings
 
     def of_header(value: str) -> str | None:
         scheme, _, rest = value.partition(" ")
         scheme = scheme.lower()
         if scheme == "bearer" and rest:
             token = rest.strip()
-            return None if leaves_signed and token.count(".") == 2 else token
+            if (leaves_signed and token.count(".") == 2) or (leaves_issued and token.startswith(ISSUED)):
+                return None
+            return token
         if scheme in schemes_left:
             return None
         return value.strip() or None

@@ -49,6 +49,8 @@ __all__ = ["Chain", "CompiledApi", "Compiler", "Step"]
 _log = logging.getLogger("aiogate.chain")
 TERMINAL: Final = "reverse_proxy"
 CORE: Final = "core"
+ENDPOINTS: Final = "endpoints"
+"""The step of a method's own endpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +289,7 @@ class _Builder(_Entries):
         api.chains = chains
         if definition.versions is not None:
             some = next(iter(chains.values()))
-            entry = [step for step in some.steps if step.stage is Stage.ENTRY and not _version_bound(step)]
+            entry = list(_undecided(some.steps))
             refuse = Step("versions", Stage.VERSION, CORE, self.at("versions"), on_request=versions.refusal_step())
             api.undecided = freeze(api, "", [*entry, refuse])
         api.closers = tuple(self.closers)
@@ -403,6 +405,12 @@ class _Builder(_Entries):
         if len(built) != len(methods):
             return
         position = self.at("auth")
+        for (use, loaded, _), authenticator in zip(methods, built, strict=True):
+            if authenticator.endpoints is not None and loaded is not None:
+                yield Step(
+                    ENDPOINTS, Stage.VERSION, loaded.source, use.position, on_request=authenticator.endpoints,
+                    before=("paths", "open", "websocket"), after=("ip_filter",),
+                )  # fmt: skip
         if definition.auth.mode == "all":
             call = authenticate.all_of(built, names, definition.auth.session_from)
         else:
@@ -576,6 +584,15 @@ def ordered(steps: Sequence[Step]) -> list[Step]:
 
 def _precedes(first: Step, second: Step) -> bool:
     return second.name in first.before or first.name in second.after
+
+
+def _undecided(steps: Sequence[Step]) -> Iterable[Step]:
+    """The steps for requests that name no version: those at the entry, and endpoints of methods with what is before."""
+    last = max((index for index, step in enumerate(steps) if step.name == ENDPOINTS), default=-1)
+    for index, step in enumerate(steps):
+        if step.stage is Stage.ENTRY or (step.stage is Stage.VERSION and index <= last and step.name != "versions"):
+            if not _version_bound(step):
+                yield step
 
 
 def _version_bound(step: Step) -> bool:

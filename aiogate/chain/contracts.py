@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from aiogate.config.definition import Definition
     from aiogate.config.model import Model
     from aiogate.credentials.certificates import CertificateStore
+    from aiogate.credentials.oauth import OAuthBook
     from aiogate.credentials.passwords import Passwords
     from aiogate.credentials.tokens import Tokens
     from aiogate.domain.limits import Bucket
     from aiogate.domain.session import Session
     from aiogate.proxy.pool import UpstreamPools
-    from aiogate.stores.base import CounterStore
+    from aiogate.stores.base import CounterStore, VaultStore
     from aiogate.stores.repositories import SessionDirectory
     from aiogate.telemetry.events import EventBus
 
@@ -73,9 +74,17 @@ class Services:
     events: EventBus
     upstreams: UpstreamPools
     tokens: Tokens
+    vault: VaultStore
     certificates: CertificateStore
     failures: Failures = field(default_factory=lambda: Failures(SystemClock()))
     metrics: Metrics = field(default_factory=Metrics)
+
+    @property
+    def oauth(self) -> OAuthBook:
+        """What the gateway remembers as an OAuth 2 server. Made, and its code loaded, for those who ask."""
+        from aiogate.credentials.oauth import OAuthBook
+
+        return OAuthBook(self.vault, self.sessions, self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,9 @@ class Authenticator:
     `authenticate` answers with the `Session`, with a `Problem`, or with None when no credential of its kind is present.
     `missing` is the refusal when no method of the list found a credential; its headers carry the challenge.
     `credential_headers` and `credential_query`, `credential_cookies` name what `strip_credentials` removes.
+    `endpoints` answers the requests that are for the method itself, such as an OAuth 2 token endpoint, and gives None
+    for all others. It is asked behind `ip_filter` and before everything that is about the upstream; which version of
+    the API is meant does not matter.
     """
 
     kind: str
@@ -131,6 +143,7 @@ class Authenticator:
     credential_headers: tuple[str, ...] = ()
     credential_query: tuple[str, ...] = ()
     credential_cookies: tuple[str, ...] = ()
+    endpoints: OnRequest | None = None
     close: Callable[[], None] | None = None
 
 

@@ -354,7 +354,10 @@ _XML_TYPES: Final = ("application/xml", "text/xml", "application/soap+xml")
 
 def problem_response(problem: Problem, request_id: str, request_content_type: str = "") -> Response:
     """The refusal as the client sees it: one-line JSON, or XML when the request's Content-Type is XML."""
-    if request_content_type.partition(";")[0].strip().lower() in _XML_TYPES:
+    if problem.fields:
+        body = orjson.dumps({**dict(problem.fields), "request_id": request_id})
+        kind = b"application/json"
+    elif request_content_type.partition(";")[0].strip().lower() in _XML_TYPES:
         text = xml.sax.saxutils.escape(problem.message)
         body = (
             '<?xml version="1.0" encoding="UTF-8"?>\n'

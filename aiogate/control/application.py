@@ -27,6 +27,7 @@ from aiogate.control.envelopes import ADMIN, DASHBOARD, GATEWAY, Surface, reply,
 from aiogate.control.gateway_api.apis import GatewayApis
 from aiogate.control.gateway_api.certificates import GatewayCertificates
 from aiogate.control.gateway_api.keys import GatewayKeys
+from aiogate.control.gateway_api.oauth import GatewayOAuth
 from aiogate.control.gateway_api.organisations import GatewayOrganisations
 from aiogate.control.gateway_api.policies import GatewayPolicies
 from aiogate.control.gateway_api.system import GatewaySystem
@@ -67,6 +68,7 @@ def application(gateway: ControlledGateway) -> web.Application:
         *GatewayApis(gateway, reads, writes).routes(),
         *GatewayOrganisations(gateway).routes(),
         *GatewayCertificates(gateway).routes(),
+        *GatewayOAuth(gateway).routes(),
         *system.routes(),
         *DashboardKeys(gateway, keys, reads).routes(),
         *DashboardApis(gateway, reads, writes).routes(),

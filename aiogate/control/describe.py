@@ -46,6 +46,31 @@ _CHOICE_OF_POLICIES: Final = {
         "apply_policies": {"type": "array", "items": {"type": "string"}},
     },
 }
+_TEXT: Final = {"type": ["string", "null"]}
+_CLIENT: Final = {
+    "type": "object",
+    "properties": {
+        **dict.fromkeys(("client_id", "redirect_uri", "api_id", "policy_id", "secret", "description"), _TEXT),
+        "redirect_uris": {"type": ["array", "null"], "items": {"type": "string"}},
+        "meta_data": {"type": ["object", "null"]},
+        "public": {"type": ["boolean", "null"]},
+    },
+}
+
+
+def _fields(*names: str) -> dict[str, Any]:
+    return {"type": "object", "properties": dict.fromkeys(names, _TEXT)}
+
+
+_FORMS: Final = {
+    "authorisation": _fields(
+        "client_id", "api_id", "response_type", "redirect_uri", "state", "scope", "code_challenge",
+        "code_challenge_method", "key_rules",
+    ),
+    "token of a client": _fields("token", "token_type_hint", "client_id", "org_id"),
+    "client and secret": _fields("client_id", "client_secret", "org_id"),
+}  # fmt: skip
+"""Bodies that may be forms."""
 _BODIES: Final = {
     "session": _SESSION,
     "pem": {"type": "string"},
@@ -70,6 +95,8 @@ _BODIES: Final = {
         },
     },
     "policy": {"$ref": "#/components/schemas/ClassicPolicy"},
+    "client": _CLIENT,
+    **_FORMS,
 }
 _WHOLE: Final = {"type": "integer", "minimum": -LARGEST_NUMBER, "maximum": LARGEST_NUMBER}
 _QUERY: Final[Mapping[str, Any]] = {
@@ -222,8 +249,15 @@ def _described(path: str, shown: str, method: str, operation: Operation) -> dict
         found["parameters"] = parameters
     if operation.body:
         kind = "application/x-pem-file" if operation.body == "pem" else "application/json"
-        found["requestBody"] = {"required": True, "content": {kind: {"schema": _BODIES[operation.body]}}}
+        content = {kind: {"schema": _BODIES[operation.body]}}
+        if operation.body in _FORMS:
+            content["application/x-www-form-urlencoded"] = {"schema": _as_form(_FORMS[operation.body])}
+        found["requestBody"] = {"required": True, "content": content}
     return found
+
+
+def _as_form(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "properties": {name: {"type": "string"} for name in schema["properties"]}}
 
 
 def _response(status: int, method: str, operation: Operation) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import orjson
 from aiohttp import web
@@ -17,6 +18,7 @@ __all__ = [
     "LARGEST_NUMBER",
     "PAGE_SIZE",
     "flag",
+    "form_or_object",
     "json_object",
     "page_number",
     "raw_body",
@@ -28,6 +30,7 @@ __all__ = [
 
 LARGEST_NUMBER: Final = 10**17
 """Bound of whole numbers in queries, on either side of zero."""
+_MOST_FIELDS: Final = 100
 PAGE_SIZE: Final = 10
 """Entries per page of the Dashboard API."""
 
@@ -108,6 +111,18 @@ def _repeated_place(text: str) -> str:
         return ""
 
     return walk(json.loads(text, object_pairs_hook=_Pairs, parse_int=len), ())
+
+
+async def form_or_object(request: web.Request, refusal: str, deadline: float) -> Mapping[str, Any]:
+    """The body as a form, or as a JSON object where it begins like one. Of a field that repeats, the first counts."""
+    body = await raw_body(request, refusal, deadline)
+    if body.lstrip()[:1] == b"{":
+        return await json_object(request, refusal, deadline)
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
+    except ValueError:
+        raise Rejected(400, refusal, ["a form is expected, with at most 100 fields of UTF-8 text"]) from None
+    return dict(reversed(pairs))
 
 
 async def session_document(request: web.Request, refusal: str, deadline: float) -> SessionDocument:

@@ -228,7 +228,7 @@ def lay_over(document: SessionDocument, record: Record, policies: PolicySet) -> 
         org=record.org,
         kind=record.kind,
         label=record.label,
-        grants=_grants(effective, record.name_hash, policies),
+        grants=_grants(effective, document.counts_under or record.name_hash, policies),
         inactive=effective.is_inactive,
         expires=float(effective.expires),
         inactive_reason=_inactive_reason(document, policies) if effective.is_inactive else "",
@@ -565,7 +565,7 @@ def _limit_of(access: AccessDefinition, root: Limit) -> Limit:
     return root if access.limit.empty else access.limit
 
 
-def _grants(document: SessionDocument, name_hash: str, policies: PolicySet) -> dict[str, Grant]:
+def _grants(document: SessionDocument, counted: str, policies: PolicySet) -> dict[str, Grant]:
     root = document.limit
     by_scope: dict[str, tuple[Bucket, ...]] = {}
     grants: dict[str, Grant] = {}
@@ -574,7 +574,7 @@ def _grants(document: SessionDocument, name_hash: str, policies: PolicySet) -> d
         scope = access.allowance_scope
         buckets = by_scope.get(scope)
         if buckets is None:
-            buckets = by_scope[scope] = tuple(buckets_of(limit, scope, name_hash))
+            buckets = by_scope[scope] = tuple(buckets_of(limit, scope, counted))
         grants[api] = Grant(
             versions=policies.version_names(access.versions),
             paths=policies.path_rules(access.allowed_urls),
@@ -586,15 +586,15 @@ def _grants(document: SessionDocument, name_hash: str, policies: PolicySet) -> d
     return grants
 
 
-def buckets_of(limit: Limit, scope: str, name_hash: str) -> Iterator[Bucket]:
+def buckets_of(limit: Limit, scope: str, counted: str) -> Iterator[Bucket]:
     """The buckets of a limit, rate first, counted for one record in one scope."""
     if limit.rate > 0:
         # A bucket counts whole requests: 0.5 per 1 s becomes 1 per 2 s, 2.5 per 1 s becomes 2 per 0.8 s.
         whole = max(1, math.floor(limit.rate))
-        yield Bucket(f"rate:{scope}:{name_hash}", whole, limit.per * whole / limit.rate, "rate")
+        yield Bucket(f"rate:{scope}:{counted}", whole, limit.per * whole / limit.rate, "rate")
     if limit.quota_max > 0:
         renewal = float(max(0, limit.quota_renewal_rate))
-        yield Bucket(f"quota:{scope}:{name_hash}", limit.quota_max, renewal, "quota")
+        yield Bucket(f"quota:{scope}:{counted}", limit.quota_max, renewal, "quota")
 
 
 def _inactive_reason(document: SessionDocument, policies: PolicySet) -> str:

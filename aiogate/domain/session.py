@@ -189,6 +189,8 @@ class SessionDocument(_Part):
     access_rights: dict[str, AccessDefinition] = Field(default_factory=dict)
     org_id: str = ""
     oauth_client_id: str = ""
+    counts_under: str = ""
+    """What the limits count under in place of the session's own name: tokens of one grant share their counters."""
     oauth_keys: dict[str, str] = Field(default_factory=dict, repr=False)
     certificate: str = ""
     mtls_static_certificate_bindings: tuple[str, ...] = ()

@@ -140,6 +140,7 @@ def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
         upstreams=UpstreamPools(),
         tokens=Tokens(clock),
         certificates=CertificateStore(settings.state / "certificates"),
+        vault=store.vault,
     )
 
 

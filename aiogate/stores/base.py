@@ -1,7 +1,8 @@
 """What every store must do. `tests/stores/contract.py` runs unchanged against each engine.
 
-Three small protocols, because they have three rules of durability: a session is on disk before the call that wrote it
-returns; counters may lose their last 50 ms when the process is killed; decision records are best effort and bounded.
+Four small protocols, because they have rules of durability of their own: a session, and a document of the vault, is on
+disk before the call that wrote it returns; counters may lose their last 50 ms when the process is killed; decision
+records are best effort and bounded.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = [
     "SessionStore",
     "Store",
     "StoreUnavailable",
+    "VaultStore",
 ]
 
 
@@ -109,6 +111,35 @@ class DecisionStore(Protocol):
     def dropped(self) -> int: ...
 
 
+class VaultStore(Protocol):
+    """Named documents with an end, for what plugins must not lose: clients, grants, one-time codes.
+
+    A document is bytes, usually JSON. `groups` are names under which it can be listed. `until` is when it ends, in
+    epoch seconds; 0: never. A document that has ended is as good as absent.
+    """
+
+    async def get(self, name: str) -> bytes | None: ...
+
+    async def put(self, name: str, document: bytes, *, until: float = 0.0, groups: Sequence[str] = ()) -> None:
+        """Write a document with its groups, whatever was there, durable when this returns."""
+        ...
+
+    async def swap(self, name: str, document: bytes, *, until: float = 0.0) -> bytes | None:
+        """Replace a document and give what was there, as one atomic step. None: there was none, nothing is written.
+
+        Of several callers at the same time exactly one gets what was there before them all. The groups stay.
+        """
+        ...
+
+    async def take(self, name: str) -> bytes | None:
+        """Give a document and forget it, as one atomic step: of several callers one gets it."""
+        ...
+
+    async def page(self, group: str, *, after: str = "", limit: int = 100) -> Sequence[tuple[str, bytes]]:
+        """Names and documents of a group in the order of their names, behind `after`, at most `limit`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A gateway on a store, as the others see it."""
@@ -175,7 +206,7 @@ class Peers(Protocol):
 
 
 class Store(Protocol):
-    """One engine: the three protocols on one connection, opened and closed together."""
+    """One engine: the four protocols on one connection, opened and closed together."""
 
     @property
     def sessions(self) -> SessionStore: ...
@@ -185,6 +216,9 @@ class Store(Protocol):
 
     @property
     def decisions(self) -> DecisionStore: ...
+
+    @property
+    def vault(self) -> VaultStore: ...
 
     @property
     def name(self) -> str:

@@ -18,10 +18,10 @@ from typing import Final
 from aiogate.clock import Clock
 from aiogate.domain.limits import Bucket, Counter, Taken, decide
 from aiogate.domain.session import Record, granted_apis
-from aiogate.stores.base import CounterStore, DecisionStore, SessionStore
+from aiogate.stores.base import CounterStore, DecisionStore, SessionStore, VaultStore
 from aiogate.telemetry.decisions import Decision
 
-__all__ = ["MemoryCounters", "MemoryDecisions", "MemorySessions", "MemoryStore"]
+__all__ = ["MemoryCounters", "MemoryDecisions", "MemorySessions", "MemoryStore", "MemoryVault"]
 
 _SWEPT_PER_TAKE: Final = 32
 _LONG: Final = 120.0
@@ -42,6 +42,7 @@ class MemoryStore:
         self._sessions = MemorySessions(clock)
         self._counters = MemoryCounters()
         self._decisions = MemoryDecisions()
+        self._vault = MemoryVault(clock)
 
     @property
     def sessions(self) -> SessionStore:
@@ -54,6 +55,10 @@ class MemoryStore:
     @property
     def decisions(self) -> DecisionStore:
         return self._decisions
+
+    @property
+    def vault(self) -> VaultStore:
+        return self._vault
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -314,3 +319,70 @@ class MemoryDecisions:
             if (api is None or decision.api == api) and (shadow is None or decision.shadow == shadow)
         )
         return list(islice(matching, max(0, limit)))
+
+
+class MemoryVault:
+    """Documents in a dictionary. Those that ended go with the writes that follow."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._documents: dict[str, tuple[bytes, float, tuple[str, ...]]] = {}
+        self._groups: dict[str, set[str]] = {}
+        self._ends: list[tuple[float, str]] = []
+
+    async def get(self, name: str) -> bytes | None:
+        known = self._live(name)
+        return None if known is None else known[0]
+
+    async def put(self, name: str, document: bytes, *, until: float = 0.0, groups: Sequence[str] = ()) -> None:
+        self._sweep()
+        self._drop(name)
+        self._keep(name, document, until, tuple(groups))
+
+    async def swap(self, name: str, document: bytes, *, until: float = 0.0) -> bytes | None:
+        known = self._live(name)
+        if known is None:
+            return None
+        self._keep(name, document, until, known[2])
+        return known[0]
+
+    async def take(self, name: str) -> bytes | None:
+        known = self._live(name)
+        self._drop(name)
+        return None if known is None else known[0]
+
+    async def page(self, group: str, *, after: str = "", limit: int = 100) -> Sequence[tuple[str, bytes]]:
+        found: list[tuple[str, bytes]] = []
+        for name in sorted(name for name in self._groups.get(group, ()) if name > after):
+            known = self._live(name)
+            if known is not None and len(found) < limit:
+                found.append((name, known[0]))
+        return found
+
+    def _live(self, name: str) -> tuple[bytes, float, tuple[str, ...]] | None:
+        known = self._documents.get(name)
+        return None if known is None or 0 < known[1] <= self._clock.now() else known
+
+    def _keep(self, name: str, document: bytes, until: float, groups: tuple[str, ...]) -> None:
+        self._documents[name] = (document, until, groups)
+        for group in groups:
+            self._groups.setdefault(group, set()).add(name)
+        if until > 0:
+            heapq.heappush(self._ends, (until, name))
+
+    def _drop(self, name: str) -> None:
+        known = self._documents.pop(name, None)
+        for group in known[2] if known is not None else ():
+            self._groups[group].discard(name)
+            if not self._groups[group]:
+                del self._groups[group]
+
+    def _sweep(self) -> None:
+        now = self._clock.now()
+        for _ in range(_SWEPT_PER_TAKE):
+            if not self._ends or self._ends[0][0] > now:
+                return
+            ended, name = heapq.heappop(self._ends)
+            known = self._documents.get(name)
+            if known is not None and known[1] == ended:
+                self._drop(name)

@@ -31,7 +31,7 @@ import orjson
 from aiogate.clock import Clock
 from aiogate.domain.limits import Counter
 from aiogate.domain.session import Record, granted_apis
-from aiogate.stores.base import CounterStore, DecisionStore, SessionStore, StoreUnavailable
+from aiogate.stores.base import CounterStore, DecisionStore, SessionStore, StoreUnavailable, VaultStore
 from aiogate.stores.memory import MemoryCounters
 from aiogate.telemetry.decisions import Decision, text_of
 
@@ -81,6 +81,20 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     );
     CREATE INDEX decisions_by_request ON decisions (request_id);
     """,
+    """
+    CREATE TABLE vault (
+        name TEXT PRIMARY KEY,
+        document BLOB NOT NULL,
+        until REAL NOT NULL
+    );
+    CREATE INDEX vault_by_end ON vault (until) WHERE until > 0;
+    CREATE TABLE vault_groups (
+        part TEXT NOT NULL,
+        name TEXT NOT NULL REFERENCES vault (name) ON DELETE CASCADE,
+        PRIMARY KEY (part, name)
+    ) WITHOUT ROWID;
+    CREATE INDEX vault_groups_by_name ON vault_groups (name);
+    """,
 )
 """What turns version n of the schema into n + 1. Entries are added, never changed."""
 
@@ -105,6 +119,7 @@ class SqliteStore:
         self._sessions = _Sessions(self._writer, self._reader, clock)
         self._counters = _Counters(self._writer)
         self._decisions = _Decisions(self._writer, self._reader, decisions)
+        self._vault = _Vault(self._writer, self._reader, clock)
         self._ticking: asyncio.Task[None] | None = None
         self.trouble = ""
 
@@ -119,6 +134,10 @@ class SqliteStore:
     @property
     def decisions(self) -> DecisionStore:
         return self._decisions
+
+    @property
+    def vault(self) -> VaultStore:
+        return self._vault
 
     async def open(self) -> None:
         """Lock the state, migrate the file, load the counters. Raises `StoreUnavailable` with the reason."""
@@ -360,6 +379,7 @@ def _purge(now: float, files: dict[str, sqlite3.Connection]) -> None:
     with _transaction(files["behind"]) as file:
         file.execute("DELETE FROM sessions WHERE delete_at > 0 AND delete_at <= ?", (now,))
         file.execute("DELETE FROM counters WHERE ends > 0 AND ends <= ?", (now,))
+        file.execute("DELETE FROM vault WHERE until > 0 AND until <= ?", (now,))
 
 
 _COLUMNS: Final = "name_hash, org, kind, label, document, revision, delete_at"
@@ -558,3 +578,68 @@ def _write_decisions(file: sqlite3.Connection, batch: Sequence[Decision], capaci
             "DELETE FROM decisions WHERE number <= (SELECT max(number) FROM decisions) - ?",
             (capacity,),
         )
+
+
+_IN_TIME: Final = "(until = 0 OR until > ?)"
+
+
+class _Vault:
+    """Documents in the table `vault`; what has to be one step is one transaction of the writing thread."""
+
+    def __init__(self, writer: _Lane, reader: _Lane, clock: Clock) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+
+    async def get(self, name: str) -> bytes | None:
+        now = self._clock.now()
+        return await self._reader.run(lambda files: _document(files["main"], name, now))
+
+    async def put(self, name: str, document: bytes, *, until: float = 0.0, groups: Sequence[str] = ()) -> None:
+        parts = orjson.dumps(sorted(set(groups))).decode()
+
+        def write(files: dict[str, sqlite3.Connection]) -> None:
+            with _transaction(files["main"]) as file:
+                file.execute("DELETE FROM vault WHERE name = ?", (name,))
+                file.execute("INSERT INTO vault VALUES (?, ?, ?)", (name, document, until))
+                file.execute("INSERT INTO vault_groups SELECT value, ? FROM json_each(?)", (name, parts))
+
+        await self._writer.run(write)
+
+    async def swap(self, name: str, document: bytes, *, until: float = 0.0) -> bytes | None:
+        now = self._clock.now()
+
+        def write(files: dict[str, sqlite3.Connection]) -> bytes | None:
+            with _transaction(files["main"]) as file:
+                before = _document(file, name, now)
+                if before is not None:
+                    file.execute("UPDATE vault SET document = ?, until = ? WHERE name = ?", (document, until, name))
+            return before
+
+        return await self._writer.run(write)
+
+    async def take(self, name: str) -> bytes | None:
+        now = self._clock.now()
+
+        def write(files: dict[str, sqlite3.Connection]) -> bytes | None:
+            with _transaction(files["main"]) as file:
+                before = _document(file, name, now)
+                file.execute("DELETE FROM vault WHERE name = ?", (name,))
+            return before
+
+        return await self._writer.run(write)
+
+    async def page(self, group: str, *, after: str = "", limit: int = 100) -> Sequence[tuple[str, bytes]]:
+        query = (
+            "SELECT vault.name, document FROM vault_groups JOIN vault USING (name) "  # noqa: S608
+            f"WHERE part = ? AND vault_groups.name > ? AND {_IN_TIME} ORDER BY vault_groups.name LIMIT ?"
+        )
+        values = (group, after, self._clock.now(), max(0, limit))
+        rows = await self._reader.run(lambda files: files["main"].execute(query, values).fetchall())
+        return [(name, document) for name, document in rows]
+
+
+def _document(file: sqlite3.Connection, name: str, now: float) -> bytes | None:
+    query = f"SELECT document FROM vault WHERE name = ? AND {_IN_TIME}"  # noqa: S608
+    row = file.execute(query, (name, now)).fetchone()
+    return None if row is None else bytes(row[0])

@@ -131,6 +131,7 @@ def make_services(clock: Clock | None = None) -> Services:
         tokens=Tokens(clock),
         certificates=CertificateStore(Path(tempfile.gettempdir()) / f"aiogate-certificates-{secrets.token_hex(8)}"),
         failures=Failures(clock, user=Limit(10, 60), address=Limit(100, 60)),
+        vault=store.vault,
     )
 
 

@@ -19,8 +19,9 @@ FILES = {
 }
 CONFIG = """
 [checks.positive_data_acceptance]
-# A schema cannot say that a policy must exist or that a rate needs a window: 400 names what is missing.
-expected-statuses = ["2xx", 400, 401, 403, 404, 409]
+# A schema cannot say that a policy must exist or that a rate needs a window: 400 names what is missing, and
+# 422 is what Tyk answers where a parameter is.
+expected-statuses = ["2xx", 400, 401, 403, 404, 409, 422]
 
 [phases.stateful]
 enabled = false

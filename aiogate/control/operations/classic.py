@@ -136,7 +136,7 @@ _AUTH_FLAGS: Final = {
     "key": "use_standard_auth",
     "basic": "use_basic_auth",
     "jwt": "enable_jwt",
-    "oauth2": "use_oauth2",
+    "oauth": "use_oauth2",
     "hmac": "enable_signature_checking",
     "oidc": "use_openid",
 }
@@ -144,7 +144,7 @@ _AUTH_SOURCES: Final = {
     "key": "authToken",
     "basic": "basic",
     "jwt": "jwt",
-    "oauth2": "oauth",
+    "oauth": "oauth",
     "hmac": "hmac",
     "oidc": "oidc",
 }
@@ -152,7 +152,7 @@ _IDENTITIES: Final = {
     "key": "auth_token",
     "basic": "basic_auth_user",
     "jwt": "jwt_claim",
-    "oauth2": "oauth_key",
+    "oauth": "oauth_key",
     "hmac": "hmac_key",
     "oidc": "oidc_user",
 }
@@ -177,6 +177,10 @@ def _auth(definition: Definition, ours: Fields) -> Fields:
         raw = None if method.config is None else _raw(definition, method.path)
         config = raw if isinstance(raw, Mapping) else {}
         fields["auth_configs"][_AUTH_SOURCES[method.name]] = _auth_source(config)
+        if method.name == "oauth":
+            fields["oauth_meta"] = _oauth_meta(config)
+            exact = exact and "grants" in config and set(config) <= {"grants", "login", "header"}
+            continue
         if method.name == "key":
             # Where clients of old look for it.
             fields["auth"] = _auth_source(config)
@@ -188,6 +192,18 @@ def _auth(definition: Definition, ours: Fields) -> Fields:
     if not exact:
         ours["auth"] = _raw(definition, ("auth",))
     return fields
+
+
+def _oauth_meta(config: Mapping[str, Any]) -> Fields:
+    login = config.get("login") or ""
+    grants = config.get("grants")
+    if not isinstance(grants, list):
+        grants = ["client_credentials", *(("authorization_code", "refresh_token") if login else ())]
+    return {
+        "allowed_access_types": grants,
+        "allowed_authorize_types": ["code"] if "authorization_code" in grants else [],
+        "auth_login_redirect": login,
+    }
 
 
 def _auth_source(config: Mapping[str, Any]) -> Fields:

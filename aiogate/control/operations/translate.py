@@ -260,6 +260,7 @@ def _expiry(fields: _Fields, *path: str) -> float | None:
 
 
 _OURS: Final = {
+    "oauth": "use_oauth2",
     "basic": "use_basic_auth",
     "hmac": "enable_signature_checking",
     "jwt": "enable_jwt",
@@ -270,6 +271,7 @@ _OURS: Final = {
 _IDENTITIES: Final = {
     "basic_auth_user": "basic",
     "hmac_key": "hmac",
+    "oauth_key": "oauth",
     "jwt_claim": "jwt",
     "oidc_user": "oidc",
     "auth_token": "key",
@@ -324,6 +326,8 @@ def _method(fields: _Fields, name: str) -> Any:
     if name == "basic":
         _only_authorization(fields)
         return _basic(fields)
+    if name == "oauth":
+        return {"oauth": translate_auth.oauth(fields)}
     if name == "hmac":
         return {"hmac": translate_auth.hmac(fields)}
     if name == "oidc":

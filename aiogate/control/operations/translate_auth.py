@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from aiogate.config.units import format_duration
 
-__all__ = ["Fields", "hmac", "jwt", "oidc", "places"]
+__all__ = ["Fields", "hmac", "jwt", "oauth", "oidc", "places"]
 
 
 class Fields(Protocol):
@@ -100,6 +100,43 @@ def hmac(fields: Fields) -> Mapping[str, Any]:
 
 
 _SWITCHES: Final = {"header": "disable_header", "query": "use_param", "cookie": "use_cookie"}
+
+
+_GRANTS: Final = ("authorization_code", "refresh_token", "client_credentials", "password")
+
+
+def oauth(fields: Fields) -> Mapping[str, Any]:
+    """The configuration of the method `oauth`."""
+    field = "oauth_meta.allowed_access_types"
+    listed = fields.get("oauth_meta", "allowed_access_types")
+    grants = list(dict.fromkeys(listed)) if isinstance(listed, list) else []
+    if not grants or not set(grants) <= set(_GRANTS):
+        fields.refuse(field, f"names grants, known: {', '.join(_GRANTS)}")
+        return {}
+    types = fields.get("oauth_meta", "allowed_authorize_types") or []
+    if not isinstance(types, list) or not set(types) <= {"code"}:
+        fields.refuse("oauth_meta.allowed_authorize_types", "only `code` is offered: no token goes through an address")
+    login = text(fields.get("oauth_meta", "auth_login_redirect"))
+    if "authorization_code" not in grants:
+        if types:
+            fields.ignore("oauth_meta.allowed_authorize_types", "authorization_code is not among the access types")
+        if login:
+            fields.ignore("oauth_meta.auth_login_redirect", "authorization_code is not among the access types")
+        login = ""
+    elif not types:
+        fields.refuse(field, "authorization_code needs `code` in allowed_authorize_types")
+    elif not re.fullmatch(r"https?://[^#\s]+", login):
+        fields.refuse(
+            "oauth_meta.auth_login_redirect", "should be an http or https address: authorization_code needs it"
+        )
+    if "refresh_token" in grants and not {"authorization_code", "password"} & set(grants):
+        fields.refuse(field, "refresh_token continues authorization_code or password, and neither is there")
+    config: dict[str, Any] = {"grants": grants, **({"login": login} if login else {})}
+    source = fields.get("auth_configs", "oauth")
+    place = places(source if isinstance(source, Mapping) else {})
+    for name in place.keys() - {"header"} | {name for name in place if place[name] is None}:
+        fields.refuse(f"auth_configs.oauth.{_SWITCHES[name]}", "a token stands in a header")
+    return config | place
 
 
 def oidc(fields: Fields) -> Mapping[str, Any]:

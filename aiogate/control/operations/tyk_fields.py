@@ -83,7 +83,8 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     **_rows("mapped", "use_standard_auth use_basic_auth strip_auth_data", kind="flag", switch="!use_keyless"),
     "base_identity_provided_by": Row("mapped", kind="text", switch="!use_keyless"),
     **_rows("mapped", "enable_jwt enable_signature_checking use_openid", kind="flag", switch="!use_keyless"),
-    **_rows("refused", "use_oauth2 use_mutual_tls_auth "
+    "use_oauth2": Row("mapped", kind="flag", switch="!use_keyless"),
+    **_rows("refused", "use_mutual_tls_auth "
             "custom_plugin_auth_enabled enable_coprocess_auth use_go_plugin_auth",
             note="this way of authentication", switch="!use_keyless"),
     "external_oauth": Row("refused", "this way of authentication", switch="external_oauth.enabled"),
@@ -99,7 +100,9 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     "idp_client_id_mapping_disabled": Row("ignored", "claims of clients are read where they are named"),
     "hmac_allowed_clock_skew": Row("mapped", kind="number", switch="enable_signature_checking"),
     "hmac_allowed_algorithms": Row("mapped", kind="texts", switch="enable_signature_checking"),
-    "oauth_meta": Row("refused", "OAuth", switch="use_oauth2"),
+    **_rows("mapped", "oauth_meta.allowed_access_types oauth_meta.allowed_authorize_types", kind="texts",
+            switch="use_oauth2"),
+    "oauth_meta.auth_login_redirect": Row("mapped", kind="text", switch="use_oauth2"),
     "openid_options.providers": Row("mapped", switch="use_openid"),
     "openid_options.segregate_by_client": Row("mapped", kind="flag", switch="use_openid"),
     "client_certificates": Row("refused", "client certificates", switch="use_mutual_tls_auth"),
@@ -109,22 +112,21 @@ API_FIELDS: Final[Mapping[str, Row]] = {
         for place, switch in (("auth", "!use_keyless"), ("auth_configs.authToken", "!use_keyless"),
                               ("auth_configs.basic", "use_basic_auth"), ("auth_configs.jwt", "enable_jwt"),
                               ("auth_configs.hmac", "enable_signature_checking"),
-                              ("auth_configs.oidc", "use_openid"))
+                              ("auth_configs.oidc", "use_openid"), ("auth_configs.oauth", "use_oauth2"))
         for name, kind in (("auth_header_name", "text"), ("disable_header", "flag"), ("use_param", "flag"),
                            ("param_name", "text"), ("use_cookie", "flag"), ("cookie_name", "text"))
     },
     **{
         f"{place}.{name}": Row("refused", note, switch="!use_keyless")
         for place in ("auth", "auth_configs.authToken", "auth_configs.basic", "auth_configs.jwt", "auth_configs.hmac",
-                      "auth_configs.oidc")
+                      "auth_configs.oidc", "auth_configs.oauth")
         for name, note in (("use_certificate", "client certificates"), ("validate_signature", "signatures of keys"))
     },
     **{
         f"{place}.signature": Row("refused", "signatures of keys", switch=f"{place}.validate_signature")
         for place in ("auth", "auth_configs.authToken", "auth_configs.basic", "auth_configs.jwt", "auth_configs.hmac",
-                      "auth_configs.oidc")
+                      "auth_configs.oidc", "auth_configs.oauth")
     },
-    "auth_configs.oauth": Row("refused", "OAuth", switch="use_oauth2"),
     "auth_configs.coprocess": Row("refused", "plugins of Tyk", switch="enable_coprocess_auth"),
     "auth_configs.externalOAuth": Row("refused", "external OAuth", switch="external_oauth.enabled"),
     "basic_auth.disable_caching": Row("mapped", kind="flag", switch="use_basic_auth"),

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from aiogate.stores.base import StoreUnavailable
 from aiogate.stores.redis.lane import Argument, Lane
 
-__all__ = ["APPEND", "BEAT", "DELETE", "PUT", "SWEEP", "TAKE", "Script"]
+__all__ = ["APPEND", "BEAT", "DELETE", "PUT", "SWEEP", "TAKE", "VAULT_PUT", "VAULT_SWAP", "VAULT_TAKE", "Script"]
 
 
 class Script:
@@ -178,3 +178,33 @@ return {redis.call('GET', KEYS[3]), redis.call('ZCOUNT', KEYS[1], string.format(
 """A gateway's sign of life. Keys: the set of gateways by when they were seen, its own line, the signing key.
 Arguments: its id, its line, seconds until it is forgotten, seconds until it is lost, a signing key in case there is
 none. Reply: the signing key, and how many gateways are not lost."""
+
+VAULT_PUT: Final = Script("""
+local old = redis.call('HGET', KEYS[1], 'groups')
+for _, group in ipairs(cjson.decode(old or '[]')) do redis.call('ZREM', ARGV[1] .. group, ARGV[2]) end
+redis.call('HSET', KEYS[1], 'document', ARGV[3], 'until', ARGV[4], 'groups', ARGV[6])
+if ARGV[5] == '' then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
+for _, group in ipairs(cjson.decode(ARGV[6])) do redis.call('ZADD', ARGV[1] .. group, 0, ARGV[2]) end
+""")
+"""Write a document of the vault. Key: the document. Arguments: the prefix of groups, the name, the document, when it
+ends, milliseconds to live or nothing, the groups as a JSON list."""
+
+VAULT_SWAP: Final = Script("""
+local old = redis.call('HMGET', KEYS[1], 'document', 'until')
+if not old[1] then return false end
+local ends = tonumber(old[2])
+if ends > 0 and ends <= tonumber(ARGV[4]) then return false end
+redis.call('HSET', KEYS[1], 'document', ARGV[1], 'until', ARGV[2])
+if ARGV[3] == '' then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return old[1]
+""")
+"""Replace a document that is there. Key: the document. Arguments: the new one, when it ends, milliseconds to live or
+nothing, the time. Reply: what was there."""
+
+VAULT_TAKE: Final = Script("""
+local old = redis.call('HMGET', KEYS[1], 'document', 'until', 'groups')
+redis.call('DEL', KEYS[1])
+for _, group in ipairs(cjson.decode(old[3] or '[]')) do redis.call('ZREM', ARGV[1] .. group, ARGV[2]) end
+return {old[1], old[2]}
+""")
+"""Give a document and forget it. Key: the document. Arguments: the prefix of groups, the name."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiogate.clock import Clock, SystemClock
 from aiogate.config.redis_url import RedisUrl
-from aiogate.stores.base import CounterStore, DecisionStore, Peers, SessionStore, StoreUnavailable
+from aiogate.stores.base import CounterStore, DecisionStore, Peers, SessionStore, StoreUnavailable, VaultStore
 from aiogate.stores.redis.counters import Absent, RedisCounters
 from aiogate.stores.redis.decisions import RedisDecisions
 from aiogate.stores.redis.lane import Lane
@@ -26,6 +26,7 @@ from aiogate.stores.redis.peers import RedisPeers
 from aiogate.stores.redis.place import place_of
 from aiogate.stores.redis.scripts import TAKE
 from aiogate.stores.redis.sessions import RedisSessions
+from aiogate.stores.redis.vault import RedisVault
 
 if TYPE_CHECKING:
     from aiogate.config.settings import Settings
@@ -69,6 +70,7 @@ class RedisStore:
         own_time = isinstance(clock, SystemClock)
         self._sessions = RedisSessions(self._lane, self._side, prefix, clock)
         self._decisions = RedisDecisions(self._side, prefix)
+        self._vault = RedisVault(self._side, prefix, clock)
         self._peers = RedisPeers(place, self._side, prefix, redis.connect_timeout)
         share = limits.share
         absent = Absent(limits.rate, limits.quota, self._even_share if share == "auto" else share_of(share))
@@ -86,6 +88,10 @@ class RedisStore:
     @property
     def decisions(self) -> DecisionStore:
         return self._decisions
+
+    @property
+    def vault(self) -> VaultStore:
+        return self._vault
 
     @property
     def peers(self) -> Peers:
