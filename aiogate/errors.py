@@ -18,6 +18,7 @@ from typing import Final
 
 __all__ = [
     "DIAGNOSTICS",
+    "FAILURES",
     "PROBLEMS",
     "Diagnostic",
     "DiagnosticsFound",
@@ -25,6 +26,10 @@ __all__ = [
     "Problem",
     "Rejected",
 ]
+
+FAILURES: Final = (Exception, SystemExit)
+"""What is caught around a plugin's code. In a task of asyncio `sys.exit()` would end the whole process and every other
+request with it; a plugin that calls it has failed like any other."""
 
 
 @dataclass(frozen=True, slots=True)

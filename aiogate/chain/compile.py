@@ -35,7 +35,7 @@ from aiogate.chain.exchange import Exchange, Response
 from aiogate.chain.plugboard import LoadedKind, PlugBoard
 from aiogate.chain.run import decision_of
 from aiogate.config.diagnose import diagnostics_of, did_you_mean
-from aiogate.errors import PROBLEMS, Diagnostic, Position, Problem
+from aiogate.errors import FAILURES, PROBLEMS, Diagnostic, Position, Problem
 
 if TYPE_CHECKING:
     from aiogate.clock import Clock
@@ -209,7 +209,7 @@ class Compiler:
         for closer in builder.closers:
             try:
                 closer()
-            except Exception:
+            except FAILURES:
                 _log.exception("closing what API %s had opened failed", definition.id)
         return None, builder.diagnostics
 
@@ -395,7 +395,7 @@ class _Builder(_Entries):
             context = BuildContext(definition, version, self.services, use.position, names)
             try:
                 authenticator = loaded.kind.build(config, context)
-            except Exception as error:
+            except FAILURES as error:
                 self.build_failed(use, error)
                 continue
             if authenticator.close is not None:
@@ -449,14 +449,14 @@ class _Builder(_Entries):
         context = BuildContext(self.definition, version, self.services, use.position, ordinal=ordinal, mode=use.mode)
         try:
             middleware = loaded.kind.build(config, context)
-        except Exception as error:
+        except FAILURES as error:
             self.build_failed(use, error)
             return None
         if middleware.close is not None:
             self.closers.append(middleware.close)
         return middleware
 
-    def build_failed(self, use: PluginUse, error: Exception) -> None:
+    def build_failed(self, use: PluginUse, error: BaseException) -> None:
         """A plugin's own `build` refused a configuration that its model accepts."""
         if isinstance(error, ValueError):
             self.report(use, "build_failed", f"`{use.name}`: {error}")
@@ -500,19 +500,19 @@ def in_shadow(api: CompiledApi, step: Step, call: OnRequest) -> Step:
             spoken = Problem("answered", spoken.status, "the step would have answered", detail)
         api.record(decision_of(spoken, api, step, exchange, shadow=True))
 
-    def failed(exchange: Exchange, error: Exception) -> None:
+    def failed(exchange: Exchange, error: BaseException) -> None:
         _log.error("request %s: the step %s in shadow mode failed", exchange.request_id, step.name, exc_info=error)
 
     async def settle(exchange: Exchange, pending: Awaitable[Problem | Response | None]) -> None:
         try:
             observe(exchange, await pending)
-        except Exception as error:
+        except FAILURES as error:
             failed(exchange, error)
 
     def on_request(exchange: Exchange) -> Awaitable[None] | None:
         try:
             spoken = call(exchange)
-        except Exception as error:
+        except FAILURES as error:
             failed(exchange, error)
             return None
         if spoken is None or isinstance(spoken, (Problem, Response)):

@@ -26,7 +26,7 @@ import pluggy
 from aiogate.chain import hookspecs
 from aiogate.chain.contracts import AuthenticatorKind, MiddlewareKind
 from aiogate.config.diagnose import did_you_mean
-from aiogate.errors import Diagnostic
+from aiogate.errors import FAILURES, Diagnostic
 from aiogate.markers import PROJECT
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def load_plugins(
     for candidate in candidates:
         try:
             loaded = _register(manager, candidate)
-        except Exception as error:
+        except FAILURES as error:
             diagnostics.append(_broken(candidate.file or candidate.source, error))
             if manager.has_plugin(candidate.name):
                 manager.unregister(name=candidate.name)
@@ -248,7 +248,7 @@ def _installed(diagnostics: list[Diagnostic]) -> Iterator[_Candidate]:
         source = f"package {entry.dist.name} {entry.dist.version}" if entry.dist else f"entry point {entry.value}"
         try:
             yield _Candidate(entry.name, source, "", source, entry.load())
-        except Exception as error:
+        except FAILURES as error:
             diagnostics.append(_broken(source, error))
 
 
@@ -291,7 +291,7 @@ def _from_folder(
             module = importlib.util.module_from_spec(specification)
             sys.modules[module_name] = module
             loader.exec_module(module)
-        except Exception as error:
+        except FAILURES as error:
             sys.modules.pop(module_name, None)
             diagnostics.append(_broken(str(path), error))
             continue
@@ -306,7 +306,7 @@ def _file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _broken(file: str, error: Exception) -> Diagnostic:
+def _broken(file: str, error: BaseException) -> Diagnostic:
     """A diagnostic at the line of the plugin's own file where the error arose."""
     if isinstance(error, _UnknownHook):
         return Diagnostic(file, error.line, 1, "plugin_broken", str(error), error.hint)

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from aiogate.chain.exchange import BodyBroken, BodyTimeout, BodyTooLarge, Response, problem_response
-from aiogate.errors import PROBLEMS, Problem
+from aiogate.errors import FAILURES, PROBLEMS, Problem
 from aiogate.stores.base import StoreUnavailable
 from aiogate.telemetry.decisions import Decision
 from aiogate.telemetry.events import Event
@@ -43,7 +43,7 @@ async def answer(chain: Chain, exchange: Exchange) -> Response:
                     continue
             outcome = spoken
             break
-    except Exception as error:
+    except FAILURES as error:
         outcome = _failure(error, chain, index, exchange)
     if not isinstance(outcome, Response):
         # Every chain ends in a step that answers; a plugin that answers with anything else is refused like a failure.
@@ -58,7 +58,7 @@ async def answer(chain: Chain, exchange: Exchange) -> Response:
             done = respond(exchange, response)
             if done is not None:
                 await done
-        except Exception as error:
+        except FAILURES as error:
             if not isinstance(response.body, bytes):
                 response.body.close()
             problem = _failure(error, chain, index, exchange)
@@ -66,7 +66,7 @@ async def answer(chain: Chain, exchange: Exchange) -> Response:
     return response
 
 
-def _failure(error: Exception, chain: Chain, index: int, exchange: Exchange) -> Problem:
+def _failure(error: BaseException, chain: Chain, index: int, exchange: Exchange) -> Problem:
     """The refusal that an exception means. What is expected of a client or a store is not logged as a bug."""
     if isinstance(error, BodyTooLarge):
         return PROBLEMS["request_too_large"].because(str(error))

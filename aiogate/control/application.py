@@ -38,7 +38,7 @@ from aiogate.control.operations.reads import Reads
 from aiogate.control.operations.writes import Writes
 from aiogate.control.routes import Route
 from aiogate.credentials.passwords import PasswordsBusyError
-from aiogate.errors import Rejected
+from aiogate.errors import FAILURES, Rejected
 from aiogate.stores.base import StoreUnavailable
 
 __all__ = ["MAX_BODY", "application"]
@@ -134,7 +134,7 @@ class Edge:
             return _try_again(surface, "Too many passwords are being hashed, try again", str(no))
         except ConnectionError:
             raise
-        except Exception as bug:
+        except FAILURES as bug:
             _log_bug(bug, request_id)
             message = "Internal error, the gateway's log has more"
             return reply(surface.refusal(500, message, [f"request id {request_id}"]), 500)
@@ -159,7 +159,7 @@ def _try_again(surface: Surface, message: str, reason: str) -> web.Response:
     return reply(surface.refusal(503, message, [reason]), 503, {"Retry-After": "1"})
 
 
-def _log_bug(bug: Exception, request_id: str) -> None:
+def _log_bug(bug: BaseException, request_id: str) -> None:
     # The message of an exception may quote what the caller sent (pydantic's do), a password among it: the log gets the
     # kind of exception and where it came from.
     kind = f"{type(bug).__module__}.{type(bug).__qualname__}"

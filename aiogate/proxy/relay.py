@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from aiogate.chain.exchange import BodyStream
+from aiogate.errors import FAILURES
 from aiogate.proxy.headers import TO_CLIENT
 
 __all__ = ["Client", "Framing", "Truncated", "framing_of", "relay", "response_head"]
@@ -123,7 +124,7 @@ async def relay(body: BodyStream, client: Client, framing: Framing) -> None:
     while True:
         try:
             piece = await body.read()
-        except Exception as error:
+        except FAILURES as error:
             raise Truncated(f"{type(error).__name__}: {error}") from error
         if not piece:
             break

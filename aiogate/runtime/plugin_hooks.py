@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.errors import FAILURES, Diagnostic, DiagnosticsFound
 
 if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
@@ -56,7 +56,7 @@ class PluginHooks:
                 continue
             try:
                 prepared[name] = await self._start(board, name, module)
-            except Exception as error:
+            except FAILURES as error:
                 _log.exception("plugin %s could not start", name)
                 message = f"the plugin {name} could not start: {type(error).__name__}: {error}"
                 found.append(Diagnostic(module.__file__ or name, 1, 1, "plugin_broken", message))
@@ -113,5 +113,5 @@ class PluginHooks:
                 pending = running.lifecycle.stopping()
                 if inspect.isawaitable(pending):
                     await pending
-            except Exception:
+            except FAILURES:
                 _log.exception("plugin %s failed while it was stopped", name)

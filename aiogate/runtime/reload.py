@@ -24,7 +24,7 @@ from aiogate.chain.compile import CompiledApi, Compiler
 from aiogate.chain.plugboard import DROP_IN, PlugBoard, load_plugins
 from aiogate.config import files
 from aiogate.config.loader import Declared, NotLoaded, load
-from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.errors import FAILURES, Diagnostic, DiagnosticsFound
 from aiogate.proxy.router import RouteTable
 from aiogate.proxy.tls import TlsSet, prepare
 from aiogate.runtime import same_port
@@ -362,7 +362,7 @@ def close(api: CompiledApi) -> None:
     for closer in api.closers:
         try:
             closer()
-        except Exception:
+        except FAILURES:
             _log.exception("closing what API %s had opened failed", api.id)
     api.chains = {}
     api.undecided = None

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiogate.errors import FAILURES
+
 __all__ = ["Event", "EventBus"]
 
 _log = logging.getLogger("aiogate.events")
@@ -51,5 +53,5 @@ class EventBus:
         for subscriber in (*self._subscribers.get(event.name, ()), *self._subscribers.get("*", ())):
             try:
                 subscriber(event)
-            except Exception:
+            except FAILURES:
                 _log.exception("a subscriber of event %s failed", event.name)

@@ -116,3 +116,17 @@ def test_several_addresses(serve: Serve, tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(20) == 0
         process.stdout.close()
+
+
+@pytest.mark.parametrize("secret", ["", "changeme", "only15character"])
+def test_79_no_start_with_a_secret_that_everybody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    """Without one a secret is made: tests/runtime/test_gateway.py."""
+    (tmp_path / "apis.d").mkdir()
+    monkeypatch.setenv("AIOGATE_SECRET", secret)
+    done = served(tmp_path, "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "AIOGATE_SECRET" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not secret or secret not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from aiogate.testing import GatewayProcess
+from aiogate.testing import GatewayProcess, RecordingUpstream
 
 Start = Callable[..., Any]
 GIB = 1024**3
@@ -160,3 +161,33 @@ async def download(gateway: GatewayProcess, http: aiohttp.ClientSession) -> int:
         async for piece in reply.content.iter_any():
             size += len(piece)
     return size
+
+
+@pytest.mark.slow
+async def test_74_a_million_chunks_of_one_byte(start: Start, upstream: RecordingUpstream) -> None:
+    """They cost what bytes cost: the processor for a while, no memory, and nobody else's turn."""
+    api = f"{{listen: /api/, auth: none, upstream: '{upstream.url}'}}"
+    async with start({"apis.d/api.yaml": api}) as gateway:
+        assert (await gateway.get("/api/")).status == 200
+        host, port = gateway.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        before = resident(gateway.pid)
+        writer.write(b"POST /api/all HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        async with asyncio.timeout(120):
+            for _ in range(100):
+                writer.write(b"1\r\na\r\n" * 10_000)
+                await writer.drain()
+                assert (await gateway.get("/api/")).status == 200
+            writer.write(b"0\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.transport.abort()
+        [whole] = [one.body for one in upstream.received if one.method == "POST"]
+        assert whole == b"a" * 1_000_000
+        assert resident(gateway.pid) - before < 32 * 1024
+        user, system = Path(f"/proc/{gateway.pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
+        assert (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") < 30
+
+
+def resident(pid: int) -> int:
+    """The most memory that it has had, in KiB."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0])

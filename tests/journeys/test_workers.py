@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from aiohttp import ClientError
 
 from aiogate.testing import GatewayProcess, RecordingUpstream
 
@@ -212,6 +213,26 @@ async def test_a_killed_parent_leaves_no_orphan(crew: Crew) -> None:
             return not any(alive(pid) for pid in pids)
 
         await until(gone)
+
+
+@pytest.mark.slow
+async def test_76_all_workers_are_killed_at_once(crew: Crew) -> None:
+    async with crew() as gateway:
+        pids = await workers(gateway)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+        async def replaced() -> bool:
+            try:
+                now = await workers(gateway)
+            except (OSError, ClientError):  # the one who was asked is dead
+                return False
+            return len(now) == 2 and not set(now) & set(pids)
+
+        await until(replaced)
+        for _ in range(12):
+            assert (await gateway.get("/mocked/")).body == b"one"
+        assert gateway.process.returncode is None
 
 
 @pytest.mark.slow

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import stat
+import threading
 from pathlib import Path
 
 import orjson
 import pytest
 
+from aiogate.chain.compile import Compiler
+from aiogate.config import loader
+from aiogate.config.definition import Definition
 from aiogate.errors import DiagnosticsFound
 from aiogate.testing import FakeClock, RecordingUpstream, recording_upstream, running_gateway
+from aiogate.testing.gateway import write_files
 
 
 def api(name: str, body: str = "x") -> dict[str, str]:
@@ -42,6 +48,56 @@ async def test_a_refused_reload_changes_nothing_and_is_shown() -> None:
         assert (status["generation"], status["last_reload"]["ok"]) == (1, False)
         gateway.remove("apis.d/b.yaml")
         assert (await gateway.reload(api("a"))).generation == 2
+
+
+async def test_65_one_bad_api_among_a_hundred() -> None:
+    names = [f"n{number}" for number in range(100)]
+    async with running_gateway({name: text for one in names for name, text in api(one, "old").items()}) as gateway:
+        table = gateway.gateway.current.table
+        changed = {name: text for one in names for name, text in api(one, "new").items()}
+        verdict = await gateway.reload({**changed, "apis.d/n50.yaml": "listen: /n50/\nauth: nine\n"})
+        assert (verdict.ok, {Path(one.file).name for one in verdict.diagnostics}) == (False, {"n50.yaml"})
+        assert gateway.gateway.current.table is table
+        assert {(await gateway.get(f"/{one}/")).body for one in names} == {b"old"}
+        assert (await gateway.reload(changed)).ok
+        assert {(await gateway.get(f"/{one}/")).body for one in names} == {b"new"}
+
+
+@pytest.mark.slow
+async def test_66_of_five_thousand_files_only_those_that_changed_are_parsed_and_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: the figures are those of `make bench`."""
+    write_files(tmp_path, {name: text for number in range(5_000) for name, text in api(f"n{number}").items()})
+    parsed: list[str] = []
+    compiled: list[str] = []
+    elsewhere: list[bool] = []
+    examine, compile_one = loader.examine, Compiler.compile
+
+    def parse(file: str, data: bytes) -> object:
+        parsed.append(Path(file).name)
+        elsewhere.append(threading.current_thread() is not threading.main_thread() and not gc.isenabled())
+        return examine(file, data)
+
+    def compile_(compiler: Compiler, definition: Definition) -> object:
+        compiled.append(definition.id)
+        return compile_one(compiler, definition)
+
+    async with running_gateway({}, folder=tmp_path) as gateway:
+        monkeypatch.setattr(loader, "examine", parse)
+        monkeypatch.setattr(Compiler, "compile", compile_)
+        assert (await gateway.reload()).ok
+        assert (parsed, compiled) == ([], [])
+        verdict = await gateway.reload({**api("n7", "new"), **api("n4999", "new")})
+        assert verdict.changed.changed == ("n4999", "n7")
+        assert (sorted(parsed), sorted(compiled)) == (["n4999.yaml", "n7.yaml"], ["n4999", "n7"])
+        assert not (await gateway.reload({"apis.d/n8.yaml": "listen: ["})).ok
+        assert sorted(compiled) == ["n4999", "n7"]
+        assert (await gateway.get("/n7/")).body == b"new"
+        assert all(elsewhere), "in a thread, and without the collector"
+        async with asyncio.timeout(10):
+            while not gc.isenabled():
+                await asyncio.sleep(0.01)
 
 
 async def test_reloads_that_are_asked_for_together_share_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 
 import pytest
@@ -64,6 +65,18 @@ async def test_74_a_body_of_one_byte_chunks(gate):
     assert (await client.reply()).status == 200
     await sent
     assert gate.upstream.received[0].body == b"a" * 100_000
+
+
+async def test_74_compressed_bodies_are_passed_on_and_not_unpacked(gate):
+    """A bomb of a thousand to one, and ten thousand members: nobody here looks inside."""
+    client = await gate.client()
+    for data in (gzip.compress(bytes(20 * MIB)), gzip.compress(b"x") * 10_000):
+        coded = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(data)
+        gate.upstream.answer = LINE + coded + data
+        reply = await client.ask(b"POST /api/x HTTP/1.1\r\nHost: a\r\n" + coded + data)
+        assert (reply.status, reply["Content-Encoding"], reply.body == data) == (200, "gzip", True)
+        received = gate.upstream.received[-1]
+        assert (received.values("Content-Encoding"), received.body == data) == (["gzip"], True)
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
