@@ -24,11 +24,12 @@ bench: $(VENV)/.test
 	bench/servers.sh
 	$(BIN)/python -m bench
 
-# Redis harmed under load, each fault for SECONDS.
+# Redis harmed under load, each fault for SECONDS; then workers replaced and killed.
 SECONDS ?= 30
 chaos: $(VENV)/.test
 	tests/servers.sh
 	$(BIN)/python -m bench.chaos $(SECONDS)
+	$(BIN)/python -m bench.worker_chaos
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -25,7 +25,9 @@ from bench.load import Measured, Silent, hit, open_loop
 from bench.machine import cpu_seconds, pss
 from bench.ours import STEPS, Ours, ours
 from bench.peers import Missing, Peer
+from bench.redis_store import spent
 from bench.results import Report, Summary, Target
+from tests.servers import RedisServer
 
 __all__ = ["ROWS", "Bench", "Row"]
 
@@ -163,6 +165,8 @@ FULL_REDIS, EXPRESS, POST, EIGHT = (
     "8 connections",
 )
 DOWN = "download of 1 MiB"
+WORKERS = "full chain, by workers"
+EMBEDDED, ONE, TWO, UNCACHED = "embedded store", "Redis, 1 worker", "Redis, 2 workers", "Redis, sessions.cache: 0s"
 
 
 def _mine(
@@ -214,6 +218,38 @@ async def with_redis(bench: Bench) -> None:
             bench.report.missing.append(f"full chain with Redis: {missing}")
             return
         await bench.compare(FULL_REDIS, [*bench.plain("nginx"), _mine(gateway, "full")])
+
+
+async def workers(bench: Bench) -> None:
+    """Two workers on one Redis beside one, and beside the embedded store; what each costs Redis, gateway and memory."""
+    forms = {
+        EMBEDDED: ((), "{}"),
+        ONE: (("--workers", "1"), "redis: {timeout: 1s}"),
+        TWO: (("--workers", "2"), "redis: {timeout: 1s}"),
+        UNCACHED: (("--workers", "1"), "redis: {timeout: 1s}\nsessions: {cache: 0s}"),
+    }
+    async with AsyncExitStack() as stack:
+        subjects: dict[str, Subject] = {}
+        servers: dict[str, RedisServer] = {}
+        for name, (arguments, settings) in forms.items():
+            if name != EMBEDDED:
+                try:
+                    servers[name] = RedisServer().start()
+                except OSError as missing:
+                    bench.report.missing.append(f"workers on Redis: {missing}")
+                    return
+                stack.callback(servers[name].close)
+                arguments = (*arguments, "--store", servers[name].url)
+            gateway = await stack.enter_async_context(ours(bench.upstream, *arguments, settings=settings))
+            subjects[name] = Subject(name, gateway.url("full"), gateway.pid, gateway.keyed)
+        before = {name: spent(server) for name, server in servers.items()}
+        await bench.compare(WORKERS, list(subjects.values()))
+        for name, server in servers.items():
+            bench.fact(f"Redis, {name}, of a request", str(spent(server) - before[name]))
+    bench.target(
+        "two workers, of one worker's requests per CPU-second",
+        bench.report.ratio((WORKERS, TWO), (WORKERS, ONE)), 0.9, 0.97,
+    )  # fmt: skip
 
 
 async def steps(bench: Bench) -> None:
@@ -518,6 +554,7 @@ ROWS: Mapping[str, Row] = {
     "proxying": Row(proxying, quick=True),
     "express": Row(express, quick=True),
     "redis": Row(with_redis, quick=True),
+    "workers": Row(workers),
     "large": Row(large_bodies),
     "apis": Row(many_apis),
     "keys": Row(many_keys),

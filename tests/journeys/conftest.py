@@ -184,7 +184,8 @@ def start(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[GatewayPr
 
     def starting(files: Mapping[str, str], *arguments: str) -> AbstractAsyncContextManager[GatewayProcess]:
         write_files(tmp_path, files)
-        return subprocess_gateway(tmp_path, *arguments)
+        # No test of these is about how soon it is ready, and several workers take their time on a busy machine.
+        return subprocess_gateway(tmp_path, *arguments, within=60)
 
     return starting
 
@@ -228,7 +229,7 @@ class Load:
         await self._until(lambda: body in self.bodies)
 
     async def _until(self, done: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30), self.progress:
+        async with asyncio.timeout(60), self.progress:
             await self.progress.wait_for(lambda: done() or bool(self.failures) or not self.tasks)
 
     async def stop(self) -> None:
@@ -237,7 +238,7 @@ class Load:
 
     async def ended(self) -> None:
         """Wait until every client is done."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(*self.tasks)
         self.tasks.clear()
 

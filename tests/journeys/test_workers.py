@@ -48,7 +48,7 @@ async def workers(gateway: GatewayProcess) -> list[int]:
     return found
 
 
-async def until(condition: Callable[[], Any], within: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], within: float = 60.0) -> None:
     async with asyncio.timeout(within):
         while not await condition():
             await asyncio.sleep(0.02)
