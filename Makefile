@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test check bench chaos format clean
+.PHONY: serve test check bench chaos soak format clean
 
 serve: $(VENV)/.serve
 	$(BIN)/aiogate serve
@@ -30,6 +30,11 @@ chaos: $(VENV)/.test
 	tests/servers.sh
 	$(BIN)/python -m bench.chaos $(SECONDS)
 	$(BIN)/python -m bench.worker_chaos
+
+# Everything at once on one gateway for MINUTES; fails when memory, descriptors or tasks are not given back.
+MINUTES ?= 10
+soak: $(VENV)/.test
+	MINUTES=$(MINUTES) $(BIN)/python -m bench.soak
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

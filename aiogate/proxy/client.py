@@ -12,6 +12,8 @@ its `start` is replaced. That carries over, with a test in `tests/wire` for each
   very same read the parser gives up, unserved);
 * behind a request for an upgrade the parser stands still; after a refusal it goes on, if the client waited for the
   answer and no byte can have been lost, or the connection ends;
+* the parser hands the last trailer of a chunked body on as a header of the next request: it is replaced by a new one
+  when the body has ended and nothing came behind it, and otherwise the connection ends;
 * a body that nobody read is never taken for the next request: the connection ends, lingering, so that the client gets
   to read the response;
 * when the client is gone the task is cancelled, and with it the upstream's part of the request.
@@ -105,9 +107,11 @@ class ClientConnection(RequestHandler):
         "_clients",
         "_code",
         "_deadline",
+        "_ended_alone",
         "_exchanged",
         "_handshake",
         "_head_size",
+        "_last",
         "_latest",
         "_listener",
         "_peer",
@@ -131,6 +135,10 @@ class ClientConnection(RequestHandler):
         self._listener = listener
         self._body: ClientBody | None = None
         self._latest: StreamReader = EMPTY_PAYLOAD
+        self._ended_alone = False
+        """Whether the latest request was chunked, and ended with the last byte that came."""
+        self._last = b""
+        """The last four bytes that came of a request with a body, or fewer."""
         self._head_size = 0
         self._small = True
         """Whether every head so far came whole, in one read that was smaller than the limit of a head."""
@@ -333,6 +341,7 @@ class ClientConnection(RequestHandler):
                     or self._listener.stopping
                     or not payload.is_eof()
                     or (message.upgrade and not self._stay())
+                    or (message.chunked and not self._forget_trailers(payload))
                 )
                 connection = b"" if keep and version_1_1 else _KEEP_ALIVE if keep else _CLOSE
                 head = response_head(response.status, pairs, framing, request_id, self._listener.date_line, connection)
@@ -414,6 +423,17 @@ class ClientConnection(RequestHandler):
             return False
         self._parser.set_upgraded(False)
         self._upgraded = False
+        return True
+
+    def _forget_trailers(self, payload: StreamReader) -> bool:
+        """After a chunked body: whether the next request can be read without a trailer of this one among its headers.
+
+        aiohttp's C parser keeps the last trailer back, and takes it for the first header of the next request.
+        """
+        if not self._ended_alone or payload is not self._latest or self._upgraded or self._parser is None:
+            return False
+        self._ended_alone = False
+        self._parser = self._clients.parser(self)
         return True
 
     def _refuse_unparsed(self, error: BaseException) -> None:
@@ -600,18 +620,29 @@ class ClientConnection(RequestHandler):
             # Half of it, because a head may begin at the end of one read and end in the next.
             self._small = False
         count = self._request_count
+        between = self._latest.is_eof()
         super().data_received(data)
         if self._request_count != count:
             self._head_size = 0
             message, payload = self._messages[-1]
+            if not isinstance(message, _ErrInfo):
+                self._last = data[-4:]
+                alone = message.chunked and len(self._messages) == 1
+                self._ended_alone = alone and payload.is_eof() and self._last == b"\r\n\r\n"
             if isinstance(message, _ErrInfo) and not self._latest.is_eof():
                 # The parser does not tell a body's reader that the framing broke.
                 self._latest.set_exception(BodyBroken(str(message.exc)))
             elif not isinstance(message, _ErrInfo) and message.upgrade:
                 self._waits = _ends_with_head(data)
             self._latest = payload
-        elif self._latest.is_eof() and not self._upgraded and data:
-            # A head in pieces: bounded in size, and in time from its first byte on.
+        elif not between:
+            # Nothing is behind a chunked body that ends a read: an unfinished head cannot end in an empty line.
+            self._last = data[-4:] if len(data) > 3 else (self._last + data)[-4:]
+            alone = len(self._messages) <= 1 and self._last == b"\r\n\r\n"
+            self._ended_alone = alone and self._latest.is_eof()
+        elif not self._upgraded and data:
+            self._ended_alone = False
+            # A head in pieces (the end of a body is none): bounded in size, and in time from its first byte on.
             if not self._head_size and self._waiter is not None:
                 self._enter(_HEAD, self._listener.options.client_header)
             self._head_size += len(data)

@@ -15,6 +15,8 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import aiohttp.http_parser
+from aiohttp.http_parser import HttpRequestParser
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 from aiohttp.web_server import Server
 
 from aiogate.chain.exchange import Exchange, Response
@@ -38,6 +40,8 @@ __all__ = ["Clients", "Door", "Listener", "ListenerOptions", "RuntimeUnfit", "ch
 
 _READ_AHEAD: Final = 64 * 1024
 _AT_ONCE: Final = 16
+_LINES: Final[dict[str, Any]] = {"max_field_size": 8190, "max_headers": 100, "max_line_size": 8190}
+"""The most that the parser takes: bytes of a header, headers, bytes of a request line."""
 _FAREWELL: Final = 0.5
 """Seconds for idle clients to answer the end of TLS."""
 
@@ -239,10 +243,8 @@ class Clients(Server):
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=0,
-            max_field_size=8190,
-            max_headers=100,
-            max_line_size=8190,
             read_bufsize=_READ_AHEAD,
+            **_LINES,
         )
         self.listener = listener
         self._open: set[ClientConnection] = set()
@@ -255,6 +257,18 @@ class Clients(Server):
     def connection(self, told: str) -> ClientConnection:
         """What serves a new connection. `told` is the client's address by a PROXY header; empty: the socket's."""
         return ClientConnection(self, self.listener, told, loop=self._loop, **self._kwargs)
+
+    def parser(self, client: ClientConnection) -> HttpRequestParser:
+        """A parser like the one that a connection begins with."""
+        return HttpRequestParser(
+            client,
+            self._loop,
+            _READ_AHEAD,
+            payload_exception=RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
+            **_LINES,
+        )
 
     @property
     def count(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http
 from functools import lru_cache
+from itertools import product
 from typing import Final, Protocol
 
 from aiogate.chain.exchange import BodyStream
@@ -115,7 +116,8 @@ def response_head(
     return head
 
 
-_DATE: Final = frozenset({b"Date", b"date", b"DATE"})
+# All spellings, because a name's case is the upstream's.
+_DATE: Final = frozenset(bytes(letters) for letters in product(*zip(b"date", b"DATE", strict=True)))
 
 
 async def relay(body: BodyStream, client: Client, framing: Framing) -> None:
