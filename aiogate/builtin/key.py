@@ -126,6 +126,8 @@ def presented_by(config: Config, siblings: tuple[str, ...]) -> Callable[[Exchang
     leaves_issued = "oauth" in siblings
 
     def of_header(value: str) -> str | None:
+        if " " not in value and not schemes_left:
+            return value or None
         scheme, _, rest = value.partition(" ")
         scheme = scheme.lower()
         if scheme == "bearer" and rest:

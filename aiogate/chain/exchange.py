@@ -129,7 +129,6 @@ class Response:
         status: int = 200,
         body: bytes | BodyStream = b"",
         headers: Mapping[str, str] | None = None,
-        *,
         raw_headers: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
         self.status = status
@@ -173,9 +172,11 @@ class Response:
                 self.set(name.decode("latin-1"), value.decode("latin-1"))
             return
         raw = self.raw_headers
-        ours = [name.lower() for name, _ in pairs]
-        if any([name.lower() in ours for name, _ in raw]):  # noqa: C419  (a list is quicker than a generator)
-            raw = [pair for pair in raw if pair[0].lower() not in ours]
+        sizes = [len(name) for name, _ in pairs]
+        if alike := [name.lower() for name, _ in raw if len(name) in sizes]:
+            ours = {name.lower() for name, _ in pairs}
+            if not ours.isdisjoint(alike):
+                raw = [pair for pair in raw if pair[0].lower() not in ours]
         self.raw_headers = [*raw, *pairs]
 
     def remove(self, name: str) -> None:
@@ -267,7 +268,6 @@ class Exchange:
 
     def __init__(
         self,
-        *,
         method: str,
         path: str,
         query: str,

@@ -265,24 +265,25 @@ class ClientConnection(RequestHandler):
         if payload is not EMPTY_PAYLOAD:
             promise = self._promise_body if hdrs.EXPECT in headers and message.version is HttpVersion11 else None
             body = self._body = ClientBody(payload, target.length, listener.options.client_body, promise)
+        # By place, not by name: names would cost a dictionary.
         return Exchange(
-            method=message.method,
-            path=target.path,
-            query=target.query,
-            headers=headers,
-            raw_headers=message.raw_headers,
-            body=body,
-            host=target.host,
-            scheme=scheme,
-            peer=self._peer,
-            client_ip=client_ip,
-            trusted_peer=self._trusted,
-            version_1_1=message.version is HttpVersion11,
-            request_id=request_id,
-            started=self._began,
-            policies=table.policies,
-            generation=table.generation,
-            handshake=self._handshake,
+            message.method,
+            target.path,
+            target.query,
+            headers,
+            message.raw_headers,
+            body,
+            target.host,
+            scheme,
+            self._peer,
+            client_ip,
+            self._trusted,
+            message.version is HttpVersion11,
+            request_id,
+            self._began,
+            table.policies,
+            table.generation,
+            self._handshake,
         )
 
     def _answer_unrouted(

@@ -228,7 +228,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def begin(
         self,
         head: bytes,
-        *,
         to_head: bool,
         response_timeout: float,
         idle_timeout: float,
@@ -420,7 +419,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.deadline = self._ends
         self._pieces = []
         if not self._response.done():
-            self._response.set_result(Response(status, body, raw_headers=pairs))
+            self._response.set_result(Response(status, body, None, pairs))
 
     def _hand_over(self, tail: bytes) -> None:
         """The upstream has switched protocols: the socket, and what came behind the head, are the tunnel's now."""
@@ -452,7 +451,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             pump.cancel()
         if reusable:
             self._state = _IDLE
-            self.resume_reading()
+            if self._paused:
+                self.resume_reading()
             self._pool.take_back(self)
         else:
             self._leave()
@@ -509,11 +509,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_complete:
             return  # a trailer field: dropped
-        headers = self._headers
-        if len(headers) >= _HEADER_COUNT_LIMIT:
-            raise UpstreamInvalid("the head of the response is too large")
         if TO_CLIENT[name]:
-            headers.append((name, value.rstrip(b" \t")))
+            self._headers.append((name, value.rstrip(b" \t")))
             return
         lowered = name.lower()
         if lowered == b"content-length":
@@ -527,7 +524,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def on_headers_complete(self) -> None:
         status = self._status = self._parser.get_status_code()
-        if self._head_size > _HEAD_LIMIT and self._head_length() > _HEAD_LIMIT:
+        if len(self._headers) > _HEADER_COUNT_LIMIT or (
+            self._head_size > _HEAD_LIMIT and self._head_length() > _HEAD_LIMIT
+        ):
             raise UpstreamInvalid("the head of the response is too large")
         if self.served == 1 and self._parser.get_http_version() not in ("1.0", "1.1"):
             raise UpstreamInvalid("not HTTP/1")

@@ -9,8 +9,9 @@ late.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Final
 
@@ -195,12 +196,12 @@ def _begin(
     """Send the head, and begin to send the body that is not here yet."""
     response = connection.begin(
         head + whole if whole else head,
-        to_head=exchange.method == "HEAD",
-        response_timeout=upstream.response_timeout,
-        idle_timeout=upstream.idle_timeout,
-        write_timeout=upstream.write_timeout,
-        ends=ends,
-        upgrade=exchange.upgrade,
+        exchange.method == "HEAD",
+        upstream.response_timeout,
+        upstream.idle_timeout,
+        upstream.write_timeout,
+        ends,
+        exchange.upgrade,
     )
     if whole is None:
         # Its own task: an upstream may answer before it has read all, or while it reads (an echo).
@@ -224,29 +225,33 @@ def _head(exchange: Exchange, upstream: CompiledUpstream, target: Target, whole:
     """The request's head. Raises ValueError when a step left something in it that cannot stand in a head."""
     headers = exchange.headers
     client_host = headers.get(hdrs.HOST, exchange.host)
-    passes = FROM_TRUSTED if exchange.trusted_peer else FROM_UNTRUSTED
-    pairs = [pair for pair in exchange.raw_headers if passes[pair[0]]]
+    begins = FROM_TRUSTED if exchange.trusted_peer else FROM_UNTRUSTED
+    pairs: Iterable[tuple[bytes, bytes]] = exchange.raw_headers
     if hdrs.CONNECTION in headers:
         # Before ours go in: a client cannot nominate what we say about it.
         gone = nominated(",".join(headers.getall(hdrs.CONNECTION)).encode("utf-8", "surrogateescape"))
         if gone:
             pairs = [pair for pair in pairs if pair[0].lower() not in gone]
     edits = exchange.header_edits
-    if edits is not None:
-        pairs = _edited(pairs, edits)
-    framing = _framing(exchange, whole)
+    if edits is None:
+        lines = [begin + value for name, value in pairs if (begin := begins[name])]
+    else:
+        lines = [b"%b: %b" % pair for pair in _edited([pair for pair in pairs if begins[pair[0]]], edits)]
     if exchange.upgrade is not None:
-        framing += b"".join([b"%b\r\n" % line for line in exchange.upgrade.request_lines()])
+        lines.extend(exchange.upgrade.request_lines())
+    if framing := _framing(exchange, whole):
+        lines.append(framing)
+    said = _about_the_client(exchange, client_host)
     first = (
         f"{exchange.method} {_target(exchange, upstream, target)} HTTP/1.1\r\n"
         f"Host: {client_host if upstream.preserve_host and client_host else target.host}\r\n"
-        f"{_about_the_client(exchange, client_host)}"
+        f"{said}X-Request-Id: {exchange.request_id}"
     )
-    head = b"".join(
-        [first.encode("utf-8", "surrogateescape"), *[b"%b: %b\r\n" % pair for pair in pairs], framing, b"\r\n"]
-    )
-    lines = first.count("\n") + len(pairs) + framing.count(b"\n") + 1
-    if not head.count(b"\n") == head.count(b"\r") == lines or b"\0" in head:
+    lines.insert(0, first.encode("utf-8", "surrogateescape"))
+    lines.append(b"\r\n")
+    head = b"\r\n".join(lines)
+    breaks = len(lines) + 2 + said.count("\n")
+    if not head.count(b"\n") == head.count(b"\r") == breaks or b"\0" in head:
         raise ValueError("a control character where none may be")
     return head
 
@@ -282,14 +287,7 @@ def _about_the_client(exchange: Exchange, client_host: str) -> str:
         if before:
             chain = f"{', '.join(before)}, {chain}"
         host = headers.get("X-Forwarded-Host", host)
-    said = (
-        f"X-Forwarded-For: {chain}\r\n"
-        f"X-Forwarded-Proto: {exchange.scheme}\r\n"
-        f"X-Real-IP: {exchange.client_ip}\r\n"
-        f"X-Request-Id: {exchange.request_id}\r\n"
-    )
-    if host:
-        said += f"X-Forwarded-Host: {host}\r\n"
+    said = _known_of_it(chain, exchange.scheme, exchange.client_ip, host)
     if hdrs.FORWARDED in headers:
         # Only in reply to one, so that a forged one is replaced; X-Forwarded-* say the same to everybody else.
         node = f'"[{exchange.peer}]"' if ":" in exchange.peer else exchange.peer
@@ -299,12 +297,19 @@ def _about_the_client(exchange: Exchange, client_host: str) -> str:
     return said
 
 
+@lru_cache(maxsize=1024)
+def _known_of_it(chain: str, scheme: str, address: str, host: str) -> str:
+    """What is the same for all requests of most clients."""
+    named = f"X-Forwarded-Host: {host}\r\n" if host else ""
+    return f"X-Forwarded-For: {chain}\r\nX-Forwarded-Proto: {scheme}\r\nX-Real-IP: {address}\r\n{named}"
+
+
 def _framing(exchange: Exchange, whole: bytes | None) -> bytes:
     """The line that says where the body ends; empty where there is none."""
     body = exchange.body
     if whole is None:
         length = body.length
-        return b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % length
+        return b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
     if whole or body.present or exchange.method in _HAS_BODY_BY_NATURE:
-        return b"Content-Length: %d\r\n" % len(whole)
+        return b"Content-Length: %d" % len(whole)
     return b""

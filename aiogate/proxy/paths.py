@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiogate.errors import PROBLEMS, Problem
 
-__all__ = ["Canonical", "canonical"]
+__all__ = ["PLAIN", "Canonical", "canonical"]
 
 
 class Canonical(NamedTuple):
@@ -27,8 +27,8 @@ class Canonical(NamedTuple):
     authority: str | None
 
 
-# What nearly every path looks like: it needs no second look. No empty segment, none that begins with a dot.
-_PLAIN: Final = re.compile(r"(?:/(?![./])[A-Za-z0-9._~!$&'()*+,;=:@-]*)+")
+PLAIN: Final = re.compile(r"(?:/(?![./])[A-Za-z0-9._~!$&'()*+,;=:@-]*)+")
+"""What nearly every path looks like: it is canonical already. No empty segment, none that begins with a dot."""
 _QUERY: Final = re.compile(r"[!\"$-~]*")
 _ABSOLUTE: Final = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")
 _SLASHES: Final = re.compile(r"/{2,}")
@@ -45,7 +45,7 @@ class _Ambiguous(Exception):
 def canonical(raw_target: str) -> Canonical | Problem:
     """The canonical form of a request target in origin-form or absolute-form, or a 400 that says why there is none."""
     path, mark, query = raw_target.partition("?")
-    if _PLAIN.fullmatch(path) and (not mark or _QUERY.fullmatch(query)):
+    if PLAIN.fullmatch(path) and (not mark or _QUERY.fullmatch(query)):
         return Canonical(path, query, None)
     authority = None
     if not raw_target.startswith("/"):

@@ -151,7 +151,7 @@ class Pool:
         """A connection has done its work."""
         if self._closed:
             connection.close()
-        elif not self._hand_on(connection):
+        elif not self._waiters or not self._hand_on(connection):
             connection.deadline = connection.loop.time() + self.options.idle
             self._idle.append(connection)
 

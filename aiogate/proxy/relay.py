@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import http
 from functools import lru_cache
-from itertools import product
 from typing import Final, Protocol
 
 from aiogate.chain.exchange import BodyStream
 from aiogate.errors import FAILURES
-from aiogate.proxy.headers import TO_CLIENT
+from aiogate.proxy.headers import DATE, TO_CLIENT
 
 __all__ = ["Client", "Framing", "Truncated", "framing_of", "relay", "response_head"]
 
+_DATED: Final = b"\r\n" + DATE
 _STATUS_LINES: Final = {int(known): f"HTTP/1.1 {known.value} {known.phrase}".encode() for known in http.HTTPStatus}
 
 
@@ -93,31 +93,17 @@ def response_head(
 
     Raises ValueError when a header holds what would split the response.
     """
-    lines = [b"%b: %b\r\n" % pair for pair in pairs if TO_CLIENT[pair[0]]]
-    dated = not _DATE.isdisjoint([name for name, _ in pairs])
-    status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
-    head = b"".join(
-        [
-            status_line,
-            b"\r\n",
-            *lines,
-            framing.line,
-            b"" if dated else date_line,
-            b"X-Request-Id: ",
-            request_id.encode("ascii"),
-            b"\r\n",
-            connection,
-            b"\r\n",
-        ]
-    )
-    expected = len(lines) + 3 + bool(framing.line) + (not dated) + bool(connection)
-    if not head.count(b"\n") == head.count(b"\r") == expected or b"\0" in head:
+    lines = [begin + value for name, value in pairs if (begin := TO_CLIENT[name])]
+    lines.insert(0, _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status)
+    lines.append(framing.line)
+    theirs = b"\r\n".join(lines)
+    if _DATED in theirs:
+        date_line = b""
+    head = b"".join([theirs, date_line, b"X-Request-Id: ", request_id.encode("ascii"), b"\r\n", connection, b"\r\n"])
+    breaks = len(lines) + 1 + (framing.line != b"") + (date_line != b"") + (connection != b"")
+    if not head.count(b"\n") == head.count(b"\r") == breaks or b"\0" in head:
         raise ValueError("a control character in a header")
     return head
-
-
-# All spellings, because a name's case is the upstream's.
-_DATE: Final = frozenset(bytes(letters) for letters in product(*zip(b"date", b"DATE", strict=True)))
 
 
 async def relay(body: BodyStream, client: Client, framing: Framing) -> None:

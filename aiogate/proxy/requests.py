@@ -19,13 +19,15 @@ from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from multidict import CIMultiDictProxy
 
 from aiogate.errors import PROBLEMS, Problem
-from aiogate.proxy.paths import canonical
+from aiogate.proxy.paths import PLAIN, canonical
 
 __all__ = ["HeadTimeout", "HeadTooLarge", "Network", "Target", "behind_proxies", "examine", "parse_problem"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ASTERISK: Final = "*"
+# What the generated constructor of a named tuple does, without a call through Python.
+_tuple: Final = tuple.__new__
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::([0-9]{0,5}))?")
 _LARGEST_LENGTH: Final = 2**63 - 1
 _MOST_HOPS: Final = 50
@@ -69,9 +71,12 @@ def examine(message: RawRequestMessage, header_limit: int, *, small: bool = Fals
         return PROBLEMS["headers_too_large"].because(f"more than {header_limit} bytes of headers")
     if len(headers.getall(hdrs.AUTHORIZATION, ())) > 1:
         return PROBLEMS["auth_ambiguous"].because("more than one Authorization header")
-    length = _body_length(message)
-    if isinstance(length, Problem):
-        return length
+    length: int | None = 0
+    if hdrs.CONTENT_LENGTH in headers or hdrs.TRANSFER_ENCODING in headers:
+        framed = _body_length(message)
+        if isinstance(framed, Problem):
+            return framed
+        length = framed
     if hdrs.EXPECT in headers and headers[hdrs.EXPECT].lower() != "100-continue":
         return PROBLEMS["expectation_failed"].because(f"Expect: {headers['Expect']}")
     sent_host = headers.get(hdrs.HOST)
@@ -80,7 +85,11 @@ def examine(message: RawRequestMessage, header_limit: int, *, small: bool = Fals
         return _bad(f"not a host: {sent_host!r}")
     if message.path == ASTERISK:
         return Target(ASTERISK, "", host, length) if method == "OPTIONS" else _bad("the target is * without OPTIONS")
-    found = canonical(message.path)
+    path = message.path
+    if PLAIN.fullmatch(path) is not None:
+        # Canonical as it stands, as nearly all are.
+        return _tuple(Target, (path, "", host, length))
+    found = canonical(path)
     if isinstance(found, Problem):
         return found
     if found.authority is not None and (problem := _contradiction(found.authority, sent_host)):
@@ -97,9 +106,7 @@ def _body_length(message: RawRequestMessage) -> int | None | Problem:
         if coding.lower() != "chunked":
             return PROBLEMS["not_implemented"].because(f"Transfer-Encoding: {coding}")
         return None
-    announced = headers.get(hdrs.CONTENT_LENGTH)
-    if announced is None:
-        return 0
+    announced = headers[hdrs.CONTENT_LENGTH]
     if not (announced.isascii() and announced.isdigit()) or int(announced) > _LARGEST_LENGTH:
         return _bad(f"Content-Length: {announced[:40]}")
     return int(announced)
