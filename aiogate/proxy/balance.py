@@ -4,9 +4,10 @@ Round robin is smooth and weighted: each target collects its weight, the richest
 weights 2 and 1 make A B A and not A A B. Fewest requests first compares requests in progress per weight.
 
 A target that fails several times in a row is ejected for a time that doubles with each ejection. Then one request
-tries it, and on its success it is back. The last target is never ejected: when it fails as well, all are in use again,
-and the first that answers ends that; the others are tried one request at a time. Nothing runs for any of this in the
-background, and while all targets are well it costs a request two comparisons.
+tries it: when that fails, the target stays away, and an answer to any request brings it back. The last target is never
+ejected: when it fails as well, all are in use again, and the first that answers ends that; the others are tried one
+request at a time. Nothing runs for any of this in the background, and while all targets are well it costs a request
+two comparisons.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Target:
         "failures",
         "host",
         "pool",
-        "probing",
+        "probe",
         "repeated",
         "returned",
         "until",
@@ -60,8 +61,8 @@ class Target:
         """In a row."""
         self.until = 0.0
         """When its ejection ends, by the monotonic clock; 0: it is not ejected."""
-        self.probing = False
-        """Whether a request is trying it out."""
+        self.probe: object = None
+        """The request that is trying it out; None: there is none."""
         self.ejections = 0
         """Since the process began."""
         self.repeated = 0
@@ -110,13 +111,13 @@ class Group:
         self._out: Sequence[Target] = ()
         self._failing = False
 
-    def choose(self) -> Target:
-        """The target for the next request. What becomes of it must be told: `answered`, `failed` or `undecided`."""
+    def choose(self, request: object) -> Target:
+        """The target for a request. What becomes of it must be told: `answered`, `failed` or `undecided`."""
         if self._out:
             now = self._clock.monotonic()
             for target in self._out:
-                if target.until <= now and not target.probing:
-                    target.probing = True
+                if target.until <= now and target.probe is None:
+                    target.probe = request
                     return target
         return self._choose(self._serving)
 
@@ -125,27 +126,32 @@ class Group:
         others = [target for target in self._serving if target is not tried]
         return self._choose(others) if others else None
 
-    def answered(self, target: Target, status: int) -> None:
-        """The target gave a response."""
+    def answered(self, target: Target, status: int, request: object) -> None:
+        """The target gave this request a response. A late one is one."""
         if status in self._rule.statuses:
-            self.failed(target, f"status {status}")
+            self.failed(target, f"status {status}", request)
         elif target.failures:
             self._recovered(target)
 
-    def undecided(self, target: Target) -> None:
+    def undecided(self, target: Target, request: object) -> None:
         """Whether the target is well was not found out: the client left, or all connections were in use."""
-        target.probing = False
+        if target.probe is request:
+            target.probe = None
 
-    def failed(self, target: Target, reason: str) -> None:
-        """The target gave no response, or one that cannot be used."""
+    def failed(self, target: Target, reason: str, request: object) -> None:
+        """The target gave this request no response, or one that cannot be used.
+
+        What was sent before the target was ejected and fails only now is no news.
+        """
+        probed = target.probe is request
+        if probed:
+            target.probe = None
+        elif target.until:
+            return
         target.failures += 1
-        probed, target.probing = target.probing, False
         if self._failing or not self._rule.failures:
             return
-        if target.until:
-            if probed:
-                self._eject(target, reason)
-        elif target.failures >= self._rule.failures:
+        if probed or target.failures >= self._rule.failures:
             self._eject(target, reason)
 
     def states(self) -> Sequence[tuple[Target, float]]:
@@ -178,7 +184,7 @@ class Group:
 
     def _recovered(self, target: Target) -> None:
         now = self._clock.monotonic()
-        was_out, target.until, target.failures, target.probing = bool(target.until), 0.0, 0, False
+        was_out, target.until, target.failures, target.probe = bool(target.until), 0.0, 0, None
         if self._failing or was_out:
             target.returned = now
         if self._failing:

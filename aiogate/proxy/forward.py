@@ -83,11 +83,18 @@ async def _in_time(exchange: Exchange, upstream: CompiledUpstream) -> Response |
             return await _forward(exchange, upstream, ends, tried)
     except TimeoutError:
         reason = f"no response within {limit:g} s"
-        if upstream.group is not None and limit == total and tried:
-            # What a step allows may be less than what the target is asked for in general.
-            upstream.group.failed(tried[-1], reason)
+        if upstream.group is not None and tried:
+            if limit == total:
+                upstream.group.failed(tried[-1], reason, exchange)
+            else:
+                # What a step allows may be less than what the target is asked for in general.
+                upstream.group.undecided(tried[-1], exchange)
         where = tried[-1].pool.origin if tried else upstream.target.pool.origin
         return PROBLEMS["upstream_timeout"].because(f"{where}: {reason}")
+    except asyncio.CancelledError:
+        if upstream.group is not None and tried:
+            upstream.group.undecided(tried[-1], exchange)
+        raise
 
 
 async def _forward(
@@ -101,7 +108,7 @@ async def _forward(
         if refused is not None:
             return refused
     group = upstream.group
-    target = upstream.target if group is None else group.choose()
+    target = upstream.target if group is None else group.choose(exchange)
     connection = target.pool.take_idle()
     attempts = 1
     while True:
@@ -128,9 +135,9 @@ async def _forward(
             stale = reused and isinstance(error, UpstreamDied) and error.untouched
             if group is not None:
                 if stale:
-                    group.undecided(target)
+                    group.undecided(target, exchange)
                 else:
-                    group.failed(target, str(error))
+                    group.failed(target, str(error), exchange)
             if attempts > 1:
                 return _problem(error, target)
             other = group.another(target) if group is not None else None
@@ -149,14 +156,15 @@ async def _forward(
             if exchange.api is not None:
                 exchange.api.counts.upstream_repeats += 1
         except BaseException as error:
-            if group is not None:
-                group.undecided(target)
+            # Why it was cancelled, and what that says about the target, is known to `_in_time`.
+            if group is not None and not (isinstance(error, asyncio.CancelledError) and tried is not None):
+                group.undecided(target, exchange)
             if isinstance(error, Exception) and (problem := _own_problem(error)) is not None:
                 return problem
             raise
         else:
             if group is not None:
-                group.answered(target, response.status)
+                group.answered(target, response.status, exchange)
             return response
 
 

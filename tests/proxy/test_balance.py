@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from aiogate.proxy.balance import EjectionRule, Group, Groups, Target
 from aiogate.testing import FakeClock
 
+REQUEST = object()
+
 
 def target(name, weight=1, busy=0):
     return Target(SimpleNamespace(origin=name, busy=busy), "", weight=weight)
@@ -28,7 +30,7 @@ def group(*targets, clock=None, **options):
 
 def test_round_robin_is_mixed_evenly():
     one = group(target("a", 5), target("b", 1), target("c", 1))
-    assert names(one.choose() for _ in range(14)) == "aabacaa" * 2
+    assert names(one.choose(REQUEST) for _ in range(14)) == "aabacaa" * 2
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
@@ -36,7 +38,7 @@ def test_each_target_gets_its_share_of_every_round(weights):
     targets = [target(str(number), weight) for number, weight in enumerate(weights)]
     one = group(*targets)
     for _ in range(3):
-        assert Counter(map(str, (one.choose() for _ in range(sum(weights))))) == {
+        assert Counter(map(str, (one.choose(REQUEST) for _ in range(sum(weights))))) == {
             str(number): weight for number, weight in enumerate(weights)
         }
 
@@ -44,28 +46,28 @@ def test_each_target_gets_its_share_of_every_round(weights):
 def test_fewest_requests_for_the_weight():
     a, b, c = target("a", 1, busy=2), target("b", 4, busy=3), target("c", 1, busy=1)
     one = group(a, b, c, least_requests=True)
-    assert one.choose() is b
+    assert one.choose(REQUEST) is b
     b.pool.busy = 8
-    assert one.choose() is c
+    assert one.choose(REQUEST) is c
     a.pool.busy = b.pool.busy = c.pool.busy = 0
-    assert Counter(map(str, (one.choose() for _ in range(6)))) == {"a": 1, "b": 4, "c": 1}
+    assert Counter(map(str, (one.choose(REQUEST) for _ in range(6)))) == {"a": 1, "b": 4, "c": 1}
 
 
 def fail(one, failing, times=3):
     for _ in range(times):
-        one.failed(failing, "refused")
+        one.failed(failing, "refused", REQUEST)
 
 
 def test_a_target_is_ejected_after_failures_in_a_row(caplog):
     a, b = target("a"), target("b")
     one = group(a, b)
     fail(one, a, 2)
-    one.answered(a, 200)
+    one.answered(a, 200, REQUEST)
     fail(one, a, 2)
-    assert names(one.choose() for _ in range(4)) == "abab"
+    assert names(one.choose(REQUEST) for _ in range(4)) == "abab"
     with caplog.at_level(logging.WARNING, "aiogate.upstream"):
         fail(one, a, 1)
-    assert names(one.choose() for _ in range(4)) == "bbbb"
+    assert names(one.choose(REQUEST) for _ in range(4)) == "bbbb"
     assert caplog.messages == ["API shop: the target a is left alone for 10 s: refused"]
     assert [(str(of), left) for of, left in one.states()] == [("a", 10.0), ("b", 0.0)]
     assert a.ejections == 1
@@ -77,16 +79,31 @@ def test_one_request_tries_it_when_its_time_is_over(caplog):
     one = group(a, b, clock=clock)
     fail(one, a)
     clock.advance(9.9)
-    assert one.choose() is b
+    assert one.choose(REQUEST) is b
     clock.advance(0.1)
-    assert names(one.choose() for _ in range(3)) == "abb", "one probe at a time"
-    one.undecided(a)
-    assert names(one.choose() for _ in range(3)) == "abb", "a client that left proved nothing"
+    assert names(one.choose(REQUEST) for _ in range(3)) == "abb", "one probe at a time"
+    one.undecided(a, REQUEST)
+    assert names(one.choose(REQUEST) for _ in range(3)) == "abb", "a client that left proved nothing"
     caplog.clear()
     with caplog.at_level(logging.INFO, "aiogate.upstream"):
-        one.answered(a, 404)
+        one.answered(a, 404, REQUEST)
     assert caplog.messages == ["API shop: the target a answers again and is back"]
-    assert Counter(map(str, (one.choose() for _ in range(4)))) == {"a": 2, "b": 2}
+    assert Counter(map(str, (one.choose(REQUEST) for _ in range(4)))) == {"a": 2, "b": 2}
+
+
+def test_what_was_sent_before_the_ejection_is_not_taken_for_the_one_that_tries():
+    clock = FakeClock()
+    a, b = target("a"), target("b")
+    one = group(a, b, clock=clock)
+    fail(one, a)
+    clock.advance(10)
+    assert one.choose(REQUEST) is a
+    late = object()
+    one.failed(a, "reset", late)
+    one.undecided(a, late)
+    assert (a.ejections, names(one.choose(late) for _ in range(3))) == (1, "bbb"), "it is still being tried"
+    one.failed(a, "reset", REQUEST)
+    assert (a.ejections, round(one.states()[0][1])) == (2, 20)
 
 
 def test_each_further_ejection_is_twice_as_long():
@@ -99,17 +116,17 @@ def test_each_further_ejection_is_twice_as_long():
         left = one.states()[0][1]
         waited.append(round(left))
         clock.advance(left)
-        assert one.choose() is a
-        one.failed(a, "refused")
+        assert one.choose(REQUEST) is a
+        one.failed(a, "refused", REQUEST)
     assert waited == [10, 20, 40, 60, 60]
     clock.advance(60)
-    assert one.choose() is a
-    one.answered(a, 200)
+    assert one.choose(REQUEST) is a
+    one.answered(a, 200, REQUEST)
     fail(one, a)
     assert round(one.states()[0][1]) == 60, "back for no time at all"
     clock.advance(60)
-    one.choose()
-    one.answered(a, 200)
+    one.choose(REQUEST)
+    one.answered(a, 200, REQUEST)
     clock.advance(61)
     fail(one, a)
     assert round(one.states()[0][1]) == 10, "it was well for longer than it had been away"
@@ -120,7 +137,7 @@ def test_what_was_sent_before_the_ejection_does_not_prolong_it():
     one = group(a, b)
     fail(one, a, 20)
     assert (a.ejections, round(one.states()[0][1])) == (1, 10)
-    one.answered(a, 200)
+    one.answered(a, 200, REQUEST)
     assert one.states()[0][1] == 0, "a late answer is an answer"
 
 
@@ -130,39 +147,39 @@ def test_the_last_one_is_never_ejected(caplog):
     with caplog.at_level(logging.INFO, "aiogate.upstream"):
         for failing in (a, b, c):
             fail(one, failing)
-        assert names(one.choose() for _ in range(6)) == "abcabc"
+        assert names(one.choose(REQUEST) for _ in range(6)) == "abcabc"
         for _ in range(100):
-            one.failed(one.choose(), "refused")
-        one.answered(b, 200)
+            one.failed(one.choose(REQUEST), "refused", REQUEST)
+        one.answered(b, 200, REQUEST)
     assert caplog.messages == [
         "API shop: the target a is left alone for 10 s: refused",
         "API shop: the target b is left alone for 10 s: refused",
         "API shop: no target answers, all 3 are tried again: refused",
         "API shop: the target b answers again",
     ]
-    assert names(one.choose() for _ in range(4)) == "acbb", "the others are tried, one request each"
-    one.answered(a, 200)
-    one.failed(c, "refused")
-    assert Counter(map(str, (one.choose() for _ in range(4)))) == {"a": 2, "b": 2}
+    assert names(one.choose(REQUEST) for _ in range(4)) == "acbb", "the others are tried, one request each"
+    one.answered(a, 200, REQUEST)
+    one.failed(c, "refused", REQUEST)
+    assert Counter(map(str, (one.choose(REQUEST) for _ in range(4)))) == {"a": 2, "b": 2}
 
 
 def test_statuses_that_are_failures():
     a, b = target("a"), target("b")
     one = group(a, b, rule=EjectionRule(statuses=frozenset({503})))
     for _ in range(3):
-        one.answered(a, 503)
-    assert one.choose() is b
+        one.answered(a, 503, REQUEST)
+    assert one.choose(REQUEST) is b
     fresh = group(target("a"), target("b"))
     for _ in range(9):
-        fresh.answered(fresh.targets[0], 503)
-    assert names(fresh.choose() for _ in range(2)) == "ab"
+        fresh.answered(fresh.targets[0], 503, REQUEST)
+    assert names(fresh.choose(REQUEST) for _ in range(2)) == "ab"
 
 
 def test_zero_failures_never_eject():
     a, b = target("a"), target("b")
     one = group(a, b, rule=EjectionRule(failures=0))
     fail(one, a, 50)
-    assert names(one.choose() for _ in range(4)) == "abab"
+    assert names(one.choose(REQUEST) for _ in range(4)) == "abab"
 
 
 def test_another_one_for_the_second_attempt():
@@ -180,18 +197,18 @@ def test_there_is_always_one_to_choose(steps):
     targets = [target(name) for name in "abc"]
     one = group(*targets, clock=clock)
     for number, what in steps:
-        chosen = one.choose()
+        chosen = one.choose(REQUEST)
         assert chosen in targets
         if what == "fail":
-            one.failed(targets[number], "refused")
+            one.failed(targets[number], "refused", REQUEST)
         elif what == "answer":
-            one.answered(targets[number], 200)
+            one.answered(targets[number], 200, REQUEST)
         elif what == "wait":
             clock.advance(7.0)
-        one.undecided(chosen)
+        one.undecided(chosen, REQUEST)
     for each in targets:
-        one.answered(each, 200)
-    assert Counter(map(str, (one.choose() for _ in range(3)))) == {"a": 1, "b": 1, "c": 1}
+        one.answered(each, 200, REQUEST)
+    assert Counter(map(str, (one.choose(REQUEST) for _ in range(3)))) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_a_group_is_shared_until_its_last_lease():
