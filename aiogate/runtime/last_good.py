@@ -1,8 +1,9 @@
 """`<state>/last-good`: the declared files of the last accepted load, for `serve --keep-last-good`.
 
 Files are kept under the SHA-256 of their bytes, so that a reload writes what is new and nothing else; `manifest.json`,
-replaced in one step, says which of them make up the generation. What is restored is checked against those sums: a copy
-that is not whole is no copy. Files are kept as they are written, with every `${…}` unresolved, for their owner only.
+replaced in one step when they are on the disk, says which of them make up the generation. What is restored is checked
+against those sums: a copy that is not whole is no copy. Files are kept as they are written, with every `${…}`
+unresolved, for their owner only.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ def keep(settings: Settings, generation: Generation, now: float) -> bool:
     for folder in (home, blobs):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     there = {entry.name for entry in os.scandir(blobs)}
+    written: list[Path] = []
     manifest: dict[str, dict[str, str]] = {}
     for name, paths, known in _declared(settings, generation):
         manifest[name] = {}
@@ -126,12 +128,18 @@ def keep(settings: Settings, generation: Generation, now: float) -> bool:
                 digest = hashlib.sha256(data).hexdigest()
                 if digest not in there:
                     _write(blobs / digest, data)
+                    written.append(blobs / digest)
                     there.add(digest)
             manifest[name][relative] = digest
     if stamp(settings) != generation.stamp:
         return False
     text = orjson.dumps({"at": now, "files": manifest}, option=orjson.OPT_SORT_KEYS)
-    _write(home / "manifest.json", text, durable=True)
+    # All at once, in the end: the first of them makes the file system write what it would write for the others, too.
+    for path in (*written, blobs):
+        _sync(path)
+    _write(home / "manifest.json", text)
+    for path in (home / "manifest.json", home):
+        _sync(path)
     for name in there - {digest for kept in manifest.values() for digest in kept.values()}:
         (blobs / name).unlink(missing_ok=True)
     return True
@@ -183,13 +191,19 @@ def _files(settings: Settings) -> Iterable[tuple[str, Mapping[str, Path]]]:
     yield "plugins", {str(path.relative_to(settings.plugins)): path for path in plugins}
 
 
-def _write(path: Path, data: bytes, *, durable: bool = False) -> None:
+def _write(path: Path, data: bytes) -> None:
     """Replace a file in one step, mode 0600. Raises OSError."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
     aside.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk when this returns. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

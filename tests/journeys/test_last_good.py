@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,27 @@ async def test_a_reload_writes_what_is_new_and_forgets_what_is_old(tmp_path: Pat
         assert not (await gateway.reload({"apis.d/b.yaml": "listen: ["})).ok
         await asyncio.sleep(0.1)
         assert {path.name for path in files.iterdir()} == set(after), "a refused reload is not kept"
+
+
+async def test_what_a_manifest_names_is_on_the_disk_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "var/last-good"
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        fsync(handle)
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if path.is_relative_to(home):
+            synced.append((str(path.relative_to(home)), (home / "manifest.json").exists()))
+
+    monkeypatch.setattr(last_good.os, "fsync", noted)
+    async with running_gateway({"apis.d/a.yaml": SITE["apis.d/a.yaml"]}, folder=tmp_path):
+        await kept(tmp_path / "var")
+        async with asyncio.timeout(10):
+            while len(synced) < 4:
+                await asyncio.sleep(0.02)
+    [copy] = (home / "files").iterdir()
+    assert synced == [(f"files/{copy.name}", False), ("files", False), ("manifest.json", True), (".", True)]
 
 
 async def test_a_copy_that_is_not_whole_is_no_copy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
