@@ -92,8 +92,9 @@ class Supervisor:
         try:
             self._start(0)
             while self._children or (self._due and self._stop_by is None):
-                for key, _ in self._selector.select(self._patience()):
-                    if key.data is not None:
+                self._await_room()
+                for key, events in self._selector.select(self._patience()):
+                    if key.data is not None and events & selectors.EVENT_READ:
                         self._read(key.data)
                 self._handle_signals()
                 self._on_time()
@@ -314,6 +315,14 @@ class Supervisor:
         else:
             _log.error("worker %d could not start:\n%s", child.index, "\n".join(map(str, diagnostics)))
 
+    def _await_room(self) -> None:
+        """Be woken when a link takes more of what it had no room for."""
+        for child in self._children.values():
+            if child.link.fileno() >= 0:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.unsent else 0)
+                if self._selector.get_key(child.link).events != events:
+                    self._selector.modify(child.link, events, child)
+
     # Time
 
     def _patience(self) -> float:
@@ -322,8 +331,6 @@ class Supervisor:
         due = [now + 1.0, *self._due.values(), *self._together.due()]
         if self._stop_by is not None:
             due.append(self._stop_by)
-        if any(child.unsent for child in self._children.values()):
-            due.append(now + 0.01)
         return max(0.0, min(due) - now)
 
     def _on_time(self) -> None:

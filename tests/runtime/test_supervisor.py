@@ -149,6 +149,25 @@ def test_a_question_is_answered_by_all_who_are_not_stuck(site: Callable[[int], S
     assert running.end()[0] == 0
 
 
+def test_a_link_that_is_full_is_waited_for_and_not_asked_again_and_again(site: Callable[[int], Site]) -> None:
+    running = site(2)
+    running.ready()
+    stopped = next(int(line[0]) for line in running.log("born") if line[2] == "1")
+    os.kill(stopped, signal.SIGSTOP)
+    before = switches(running.process.pid)
+    assert len(running.ask("x" * 4_000_000)) == 1, "the one that is stopped is late"
+    assert switches(running.process.pid) - before < 100, "two seconds, and little to do in them"
+    os.kill(stopped, signal.SIGCONT)
+    assert len(running.ask("again")) == 2
+    assert running.end()[0] == 0
+
+
+def switches(pid: int) -> int:
+    """How often the process has begun to wait."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
 def test_all_swap_to_one_generation_and_one_worker_keeps_it(site: Callable[[int], Site]) -> None:
     running = site(3)
     running.ready()
