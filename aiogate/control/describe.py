@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
+from aiogate import __version__
 from aiogate.control.envelopes import ADMIN, DASHBOARD, GATEWAY, OPEN, surface_of
 from aiogate.control.operations.tyk_fields import API_FIELDS, POLICY_FIELDS, Row
 from aiogate.control.requests import LARGEST_NUMBER
@@ -170,7 +170,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "aiogate control API",
-            "version": version("aiogate"),
+            "version": __version__,
             "description": "Paths are served with and without a slash at the end.",
         },
         "paths": paths,

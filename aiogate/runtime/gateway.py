@@ -12,12 +12,12 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from aiogate import __version__
 from aiogate.chain.exchange import Exchange
 from aiogate.chain.organisation import guard
 from aiogate.config.settings import SettingsMistaken
@@ -349,7 +349,7 @@ class Gateway:
             id=id or f"{os.getpid()}",
             host=socket.gethostname(),
             pid=os.getpid(),
-            version=version("aiogate"),
+            version=__version__,
             generation=self.current.table.generation,
             started=self.started,
             health="draining" if self.draining else "serving",
@@ -421,7 +421,7 @@ class Gateway:
     def _own_status(self) -> Status:
         table = self.current.table
         return Status(
-            version=version("aiogate"),
+            version=__version__,
             pid=os.getpid(),
             pids=(os.getpid(),),
             generation=table.generation,

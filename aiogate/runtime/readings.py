@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiogate import __version__
 from aiogate.telemetry import metrics
 from aiogate.telemetry.metrics import Family, Sample
 
@@ -39,7 +39,7 @@ def _gauges(gateway: Gateway) -> list[Family]:
     }
     processor = resource.getrusage(resource.RUSAGE_SELF)
     return [
-        Family("aiogate_build_info", "gauge", "Always 1.", [Sample(1, (("version", version("aiogate")),))], "max"),
+        Family("aiogate_build_info", "gauge", "Always 1.", [Sample(1, (("version", __version__),))], "max"),
         Family("aiogate_generation", "gauge", "The generation that serves.", [Sample(table.generation)], "min"),
         Family(
             "aiogate_generation_timestamp_seconds", "gauge", "When it began to serve, in epoch seconds.",
