@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import cache, partial
 from typing import Final
 
 from aiohttp import web
@@ -46,12 +47,12 @@ def routes(gateway: ControlledGateway) -> Iterable[Route]:
 
 
 def description(others: Iterable[Route]) -> Iterable[Route]:
-    """The route of the document that describes `others` and itself, made once."""
+    """The route of the document that describes `others` and itself, made when it is first asked for."""
 
     @described("Describe this API")
     async def describe(request: web.Request) -> web.Response:
-        return reply(shown)
+        return reply(await asyncio.to_thread(shown))
 
     rows: list[Route] = [("GET", "/openapi.json", describe)]
-    shown = document([*others, *rows])
+    shown = cache(partial(document, [*others, *rows]))
     return rows

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
+from aiogate.builtin import BUILTINS
 from aiogate.errors import Diagnostic, DiagnosticsFound
 from aiogate.runtime import last_good
 from aiogate.runtime.assembly import Place
@@ -22,6 +24,8 @@ from aiogate.runtime.descriptors import room_for
 from aiogate.runtime.gateway import replace_reloadable
 from aiogate.runtime.supervisor import Supervisor
 from aiogate.runtime.worker import bind, loop_factory, run_file, say_ready, serving, settled
+from aiogate.stores.base import StoreUnavailable
+from aiogate.stores.factory import engine_of
 
 if TYPE_CHECKING:
     from aiogate.config.settings import Settings
@@ -62,9 +66,18 @@ def supervise(
             stack.enter_context(run_file(settings, addresses))
             say_ready(addresses)
 
+        import_all(settings)
         # What is there now is shared by all workers for as long as nobody writes to it, and the collector would.
         gc.freeze()
         return Supervisor(settings.workers, work, ready, (control, *sockets), settings.timeouts.drain).run()
+
+
+def import_all(settings: Settings) -> None:
+    """Import what each worker would import by itself: that is most of what the birth of one takes."""
+    for name in BUILTINS:
+        importlib.import_module(name)
+    with suppress(StoreUnavailable):  # the first worker says so
+        engine_of(settings.store)
 
 
 async def live(
