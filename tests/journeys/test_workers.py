@@ -140,6 +140,40 @@ async def test_a_quota_is_exact_over_workers(crew: Crew, killed: bool) -> None:
 
 
 @pytest.mark.slow
+async def test_writers_in_two_workers_do_not_see_past_each_other(crew: Crew, tmp_path: Path) -> None:
+    async with crew() as gateway:
+        assert len(await workers(gateway)) == 2
+        for number in range(6):
+            classic = [
+                {
+                    "api_definition": {
+                        "api_id": f"n{number}", "name": f"{one}", "use_keyless": True,
+                        "version_data": {"not_versioned": True},
+                        "proxy": {"listen_path": f"/n{number}/", "target_url": "http://127.0.0.1:9009/"},
+                    }
+                }
+                for one in range(8)
+            ]  # fmt: skip
+            made = await asyncio.gather(*(gateway.dashboard("POST", "/api/apis", body) for body in classic))
+            assert sorted(one.status for one in made) == [200, *[409] * 7], "exactly one makes it"
+            native = [
+                {"id": f"m{number}-{one}", "listen": f"/m{number}/", "auth": "none", "plugins": [{"mock": "x"}]}
+                for one in range(8)
+            ]
+            made = await asyncio.gather(*(gateway.tyk("POST", "/tyk/apis?format=native", body) for body in native))
+            assert sorted(one.status for one in made) == [200, *[400] * 7], "exactly one has the listen path"
+            policy = {"id": f"p{number}", "access": {f"n{number}": {}}}
+            answers = await asyncio.gather(
+                gateway.tyk("POST", "/tyk/policies?format=native", policy),
+                gateway.tyk("DELETE", f"/tyk/apis/n{number}"),
+            )
+            assert sorted(one.status == 200 for one in answers) == [False, True], (
+                "either the policy comes or the API goes"
+            )
+        assert not list(gateway.folder.rglob(".*lock*"))
+
+
+@pytest.mark.slow
 async def test_twenty_recycles_lose_nothing(crew: Crew, load: Any, upstream: RecordingUpstream) -> None:
     files = {**FILES, "apis.d/proxied.yaml": f"{{listen: /proxied/, auth: none, upstream: '{upstream.url}'}}"}
     async with crew(files) as gateway:

@@ -11,7 +11,8 @@ import asyncio
 import errno
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,7 @@ from aiogate.control.operations.translate import (
     translate_policy,
     yaml_text,
 )
+from aiogate.control.operations.turns import Turns
 from aiogate.domain.policy import Policy
 from aiogate.errors import Diagnostic, DiagnosticsFound, Rejected
 
@@ -120,11 +122,11 @@ class _Place:
 class Writes:
     """Writes of APIs and policies of one gateway."""
 
-    __slots__ = ("_gateway", "_turn")
+    __slots__ = ("_gateway", "_turns")
 
     def __init__(self, gateway: ControlledGateway) -> None:
         self._gateway = gateway
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
 
     async def save_api(self, body: Object, wish: Wish) -> Saved:
         """Write an API. Raises `Rejected` with every reason, and then nothing was written."""
@@ -153,7 +155,7 @@ class Writes:
             native = {"id": identifier, "org": wish.org, **_without(native, "id", "org")}
         if not wish.native:
             native = _spare(native)
-        async with self._turn:
+        async with self._turn(kind):
             place = await self._place(kind, identifier)
             self._may_write(kind, identifier, place, wish)
             standing = strings(place.data)
@@ -182,7 +184,7 @@ class Writes:
         return Saved(identifier, ignored, before)
 
     async def _delete(self, kind: _Kind, wish: Wish) -> Saved:
-        async with self._turn:
+        async with self._turn(kind):
             place = await self._place(kind, _identifier(kind, wish.id, status=404))
             if place.data is None or (wish.org is not None and place.org != wish.org):
                 raise Rejected(404, kind.missing)
@@ -196,6 +198,18 @@ class Writes:
             await _on_disk(remove_file, place.file)
         _log.info("%s %s was deleted with %s", kind.noun, wish.id, place.file)
         return Saved(wish.id, warnings=before)
+
+    @asynccontextmanager
+    async def _turn(self, kind: _Kind) -> AsyncIterator[None]:
+        """Be the only one who writes. An API may not go while a policy comes that names it: both folders are held."""
+        settings = self._gateway.settings
+        own, other = (settings.apis, settings.policies) if kind.is_api else (settings.policies, settings.apis)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._turns.hold(own, (other,)))
+            except OSError as error:
+                raise _unwritable(own, error) from error
+            yield
 
     async def _place(self, kind: _Kind, identifier: str) -> _Place:
         declared = await self._gateway.declared()
