@@ -1,8 +1,8 @@
 """Certificates of clients: what a handshake proved, and the store of those that are known by name.
 
-A handshake is looked into when somebody asks, once for each connection. The store is a folder of PEM files: an id is
-Tyk's, the organisation and the SHA-256 of the certificate in hex. Which ids there are is known from the names alone, so
-that a request never waits for the disk, and a certificate that is removed is unknown to the next request.
+A handshake is looked into when somebody asks, once for each connection. An id is Tyk's, the organisation and the
+SHA-256 of the certificate in hex. Which ids there are is in memory, so that a request waits for nobody; the PEM texts
+are in a folder, or in the store that several gateways share (`CertificatePlace`).
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from cryptography import x509
 
 __all__ = [
+    "CertificatePlace",
     "CertificateRefused",
     "CertificateStore",
     "ClientCertificate",
+    "FolderCertificates",
     "Handshake",
     "StoredCertificate",
     "fingerprint_of",
@@ -132,74 +134,63 @@ class StoredCertificate:
     is_ca: bool
 
 
-class CertificateStore:
-    """The certificates under `folder`, which is made with the first of them. Files are for their owner only."""
+class CertificatePlace(Protocol):
+    """Where the PEM texts are. A place that is shared may raise `StoreUnavailable` everywhere."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def known(self) -> Collection[str]:
+        """The ids that there are now; without waiting."""
+        ...
+
+    async def read(self, identifier: str) -> bytes | None: ...
+
+    async def write(self, identifier: str, pem: bytes) -> None:
+        """Keep a text; it is durable, and known, when this returns."""
+        ...
+
+    async def remove(self, identifier: str) -> None: ...
+
+
+class FolderCertificates:
+    """PEM files under `folder`, which is made with the first of them. They are for their owner only.
+
+    Ids are read from the names alone, again when the folder has changed: another worker may have done so.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Path] = {}
         self._seen = -1
-        self._writing = asyncio.Lock()
 
-    def holds(self, identifier: str) -> bool:
-        """Whether there is a certificate with this id."""
-        return identifier in self._known
+    async def start(self) -> None:
+        """Nothing to do: each question looks."""
 
-    def ids(self, org: str = "") -> Sequence[str]:
-        """The ids of an organisation, or all of them, sorted."""
-        return sorted(known for known in self._known if not org or known[:-64] == org)
+    async def stop(self) -> None:
+        """Nothing to do."""
 
-    async def show(self, identifier: str) -> StoredCertificate | None:
-        """None: there is no such certificate, or it cannot be read."""
+    def known(self) -> Collection[str]:
+        return self._known
+
+    async def read(self, identifier: str) -> bytes | None:
         path = self._known.get(identifier)
-        if path is None:
-            return None
         try:
-            pem = await asyncio.to_thread(path.read_bytes)
-            leaf, has_private = _examined(pem)
-        except (OSError, CertificateRefused):
+            return await asyncio.to_thread(path.read_bytes) if path is not None else None
+        except OSError:
             return None
-        return _described(identifier, leaf, has_private=has_private)
 
-    async def public_key(self, identifier: str) -> str | None:
-        """The public key of a certificate as PEM text. None: there is no such certificate, or it cannot be read."""
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    async def write(self, identifier: str, pem: bytes) -> None:
+        await asyncio.to_thread(_write, self._folder / f"{identifier[:-64]}.{identifier[-64:]}.pem", pem)
 
+    async def remove(self, identifier: str) -> None:
         path = self._known.get(identifier)
-        if path is None:
-            return None
-        try:
-            leaf, _ = _examined(await asyncio.to_thread(path.read_bytes))
-        except (OSError, CertificateRefused):
-            return None
-        return leaf.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
-
-    async def add(self, org: str, pem: bytes) -> str:
-        """Keep a certificate, with its chain and its key where these are sent; its id. Raises `CertificateRefused`."""
-        if not _ORG.fullmatch(org):
-            raise CertificateRefused("the organisation has characters that an id cannot have")
-        leaf, _ = await asyncio.to_thread(_examined, pem)
-        fingerprint = _fingerprint(leaf)
-        identifier = org + fingerprint
-        async with self._writing:
-            if identifier in self._known:
-                raise CertificateRefused(f"Certificate with {identifier} id already exists")
-            path = self._folder / f"{org}.{fingerprint}.pem"
-            await asyncio.to_thread(_write, path, pem)
-        return identifier
-
-    async def remove(self, identifier: str) -> bool:
-        """Forget a certificate, for the next request already. False: there was none."""
-        async with self._writing:
-            path = self._known.get(identifier)
-            if path is None:
-                return False
+        if path is not None:
             await asyncio.to_thread(path.unlink, missing_ok=True)
-        return True
 
     @property
     def _known(self) -> dict[str, Path]:
-        """Read again when the folder has changed: another worker may have done so."""
         try:
             changed = os.stat(self._folder).st_mtime_ns  # noqa: PTH116  # a microsecond, for each request
         except FileNotFoundError:
@@ -214,17 +205,83 @@ class CertificateStore:
         return self._files
 
 
-def _examined(pem: bytes) -> tuple[x509.Certificate, bool]:
-    """The first certificate of a PEM text, and whether its private key is there too. Raises `CertificateRefused`."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+class CertificateStore:
+    """Certificates under their ids.
 
-    try:
-        leaf = x509.load_pem_x509_certificates(pem)[0]
-    except ValueError as broken:
-        raise CertificateRefused("Certificate is not PEM that can be read") from broken
-    if b"PRIVATE KEY-----" not in pem:
-        return leaf, False
+    `seal`: private keys are encrypted with this password before they are kept, as in a store that others can read.
+    """
+
+    def __init__(self, place: CertificatePlace, seal: str = "") -> None:
+        self._place = place
+        self._seal = seal
+        self._writing = asyncio.Lock()
+
+    async def start(self) -> None:
+        await self._place.start()
+
+    async def stop(self) -> None:
+        await self._place.stop()
+
+    def holds(self, identifier: str) -> bool:
+        """Whether there is a certificate with this id."""
+        return identifier in self._place.known()
+
+    def ids(self, org: str = "") -> Sequence[str]:
+        """The ids of an organisation, or all of them, sorted."""
+        return sorted(known for known in self._place.known() if not org or known[:-64] == org)
+
+    async def show(self, identifier: str) -> StoredCertificate | None:
+        """None: there is no such certificate, or it cannot be read."""
+        pem = await self._place.read(identifier)
+        leaf = _first(pem) if pem is not None else None
+        return _described(identifier, leaf, has_private=_has_key(pem)) if pem is not None and leaf is not None else None
+
+    async def public_key(self, identifier: str) -> str | None:
+        """The public key of a certificate as PEM text. None: there is no such certificate, or it cannot be read."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        pem = await self._place.read(identifier)
+        leaf = _first(pem) if pem is not None else None
+        if leaf is None:
+            return None
+        return leaf.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+
+    async def add(self, org: str, pem: bytes) -> str:
+        """Keep a certificate, with its chain and its key where these are sent; its id. Raises `CertificateRefused`."""
+        if not _ORG.fullmatch(org):
+            raise CertificateRefused("the organisation has characters that an id cannot have")
+        leaf, kept = await asyncio.to_thread(_examined, pem, self._seal)
+        identifier = org + _fingerprint(leaf)
+        async with self._writing:
+            if self.holds(identifier):
+                raise CertificateRefused(f"Certificate with {identifier} id already exists")
+            await self._place.write(identifier, kept)
+        return identifier
+
+    async def remove(self, identifier: str) -> bool:
+        """Forget a certificate, for the next request already. False: there was none."""
+        async with self._writing:
+            if not self.holds(identifier):
+                return False
+            await self._place.remove(identifier)
+        return True
+
+
+def _examined(pem: bytes, seal: str) -> tuple[x509.Certificate, bytes]:
+    """The first certificate of a PEM text, and the text to keep. Raises `CertificateRefused`."""
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        PrivateFormat,
+        PublicFormat,
+        load_pem_private_key,
+    )
+
+    leaf = _first(pem)
+    if leaf is None:
+        raise CertificateRefused("Certificate is not PEM that can be read")
+    if not _has_key(pem):
+        return leaf, pem
     try:
         key = load_pem_private_key(_key_block(pem), None)
     except (ValueError, TypeError) as broken:
@@ -232,7 +289,29 @@ def _examined(pem: bytes) -> tuple[x509.Certificate, bool]:
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*form) != leaf.public_key().public_bytes(*form):
         raise CertificateRefused("The private key does not belong to the certificate")
-    return leaf, True
+    if not seal:
+        return leaf, pem
+    # Made anew: whatever else stands in the text, another key among it, does not go along.
+    sealed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(seal.encode()))
+    return leaf, b"".join([*(one.public_bytes(Encoding.PEM) for one in _certificates(pem)), sealed])
+
+
+def _first(pem: bytes) -> x509.Certificate | None:
+    found = _certificates(pem)
+    return found[0] if found else None
+
+
+def _certificates(pem: bytes) -> Sequence[x509.Certificate]:
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        return ()
+
+
+def _has_key(pem: bytes) -> bool:
+    return b"PRIVATE KEY-----" in pem
 
 
 def _key_block(pem: bytes) -> bytes:

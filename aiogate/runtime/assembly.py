@@ -15,7 +15,7 @@ from aiogate.clock import Clock, SystemClock
 from aiogate.config.definition import Definition
 from aiogate.config.settings import Settings, SettingsMistaken
 from aiogate.config.units import Rate
-from aiogate.credentials.certificates import CertificateStore
+from aiogate.credentials.certificates import CertificateStore, FolderCertificates
 from aiogate.credentials.failures import Failures, Limit
 from aiogate.credentials.passwords import Passwords
 from aiogate.credentials.tokens import Tokens
@@ -31,6 +31,7 @@ from aiogate.runtime.peers import GatewayListener
 from aiogate.runtime.plugin_hooks import PluginHooks
 from aiogate.runtime.reload import Generation, Loader, in_small_turns
 from aiogate.stores.base import Store, StoreUnavailable
+from aiogate.stores.certificates import SharedCertificates
 from aiogate.stores.factory import open_store
 from aiogate.stores.memory import MemoryStore
 from aiogate.stores.organisations import Organisations
@@ -74,7 +75,8 @@ async def assemble(
         raise DiagnosticsFound([Diagnostic(file, 0, 0, "store_unavailable", str(trouble))]) from trouble
     try:
         organisations = Organisations(store.sessions)
-        services = services_of(settings, store, clock)
+        secret = settings.control.secret or kept_secret(settings.state / "control.secret")
+        services = services_of(settings, store, clock, secret)
         current = Current(RouteTable(0, (), PolicySet(()), clock.now()))
 
         def record(decision: Decision) -> None:
@@ -90,7 +92,7 @@ async def assemble(
             health=HealthSampler(clock),
             plugins=PluginHooks(services),
             organisations=organisations,
-            secret=settings.control.secret or kept_secret(settings.state / "control.secret"),
+            secret=secret,
             dashboard=DashboardUsers(
                 (DashboardUser("admin", "default", kept_secret(settings.state / "dashboard.key")),)
             ),
@@ -98,6 +100,7 @@ async def assemble(
         )
         try:
             await organisations.start(shared=store.counters.asks)
+            await services.certificates.start()
             if place is None:
                 await gateway.start()
             else:
@@ -107,6 +110,7 @@ async def assemble(
             yield gateway
         finally:
             await organisations.stop()
+            await services.certificates.stop()
             await gateway.plugins.stop()
             services.upstreams.close()
             await services.passwords.close()
@@ -115,14 +119,15 @@ async def assemble(
         await store.close()
 
 
-def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
-    """What plugins may touch, on this store."""
+def services_of(settings: Settings, store: Store, clock: Clock, secret: str = "") -> Services:
+    """What plugins may touch, on this store. `secret` encrypts private keys where others can read the store."""
+    shared = store.counters.asks
     return Services(
         clock=clock,
         sessions=SessionDirectory(
             store.sessions,
             clock,
-            fresh=settings.sessions.cache if store.counters.asks else None,
+            fresh=settings.sessions.cache if shared else None,
             stale=settings.sessions.stale,
             announce=store.peers.written if store.peers is not None else None,
         ),
@@ -139,7 +144,11 @@ def services_of(settings: Settings, store: Store, clock: Clock) -> Services:
         events=EventBus(),
         upstreams=UpstreamPools(),
         tokens=Tokens(clock),
-        certificates=CertificateStore(settings.state / "certificates"),
+        certificates=(
+            CertificateStore(SharedCertificates(store.vault, clock, settings.sessions.stale), secret)
+            if shared
+            else CertificateStore(FolderCertificates(settings.state / "certificates"))
+        ),
         vault=store.vault,
     )
 

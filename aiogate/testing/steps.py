@@ -16,7 +16,7 @@ from aiogate.chain.exchange import BodyTooLarge, Exchange, RequestBody, Response
 from aiogate.clock import Clock
 from aiogate.config.definition import Definition, read_definition
 from aiogate.config.source import read_source
-from aiogate.credentials.certificates import CertificateStore, Handshake
+from aiogate.credentials.certificates import CertificateStore, FolderCertificates, Handshake
 from aiogate.credentials.failures import Failures, Limit
 from aiogate.credentials.passwords import Passwords
 from aiogate.credentials.tokens import Tokens
@@ -129,7 +129,9 @@ def make_services(clock: Clock | None = None) -> Services:
         events=EventBus(),
         upstreams=UpstreamPools(),
         tokens=Tokens(clock),
-        certificates=CertificateStore(Path(tempfile.gettempdir()) / f"aiogate-certificates-{secrets.token_hex(8)}"),
+        certificates=CertificateStore(
+            FolderCertificates(Path(tempfile.gettempdir()) / f"aiogate-certificates-{secrets.token_hex(8)}")
+        ),
         failures=Failures(clock, user=Limit(10, 60), address=Limit(100, 60)),
         vault=store.vault,
     )

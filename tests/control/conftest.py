@@ -19,7 +19,7 @@ from aiogate.config.definition import Definition
 from aiogate.config.loader import Declared, NotLoaded, load
 from aiogate.config.settings import Settings, load_settings
 from aiogate.control.application import application
-from aiogate.credentials.certificates import CertificateStore
+from aiogate.credentials.certificates import CertificateStore, FolderCertificates
 from aiogate.credentials.passwords import Passwords
 from aiogate.domain.policy import PolicySet
 from aiogate.errors import Diagnostic, DiagnosticsFound
@@ -141,7 +141,9 @@ class Site:
     last_reload: Verdict | None = None
     fallback: str | None = None
     draining: bool = False
-    certificates: CertificateStore = field(default_factory=lambda: CertificateStore(Path("nowhere")))
+    certificates: CertificateStore = field(
+        default_factory=lambda: CertificateStore(FolderCertificates(Path("nowhere")))
+    )
     secret: str = SECRET
     dashboard: Users = field(default_factory=Users)
     reloads: list[str] = field(default_factory=list)
@@ -267,7 +269,7 @@ def make_site(tmp_path: Path) -> Callable[..., Site]:
             store,
             SessionDirectory(store.sessions, clock),
             Passwords(clock, cost=4),
-            certificates=CertificateStore(settings.state / "certificates"),
+            certificates=CertificateStore(FolderCertificates(settings.state / "certificates")),
         )
 
     for name, text in FILES.items():

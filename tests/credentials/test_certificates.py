@@ -9,7 +9,14 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiogate.credentials.certificates import CertificateStore, ClientCertificate, Handshake, fingerprint_of, printable
+from aiogate.credentials.certificates import (
+    CertificateStore,
+    ClientCertificate,
+    FolderCertificates,
+    Handshake,
+    fingerprint_of,
+    printable,
+)
 
 
 @given(st.text())
@@ -49,18 +56,21 @@ def test_spellings_of_a_fingerprint():
 async def test_what_lies_in_the_folder_is_known_and_what_is_not_a_certificate_is_not(tmp_path):
     for name in (f"default.{'a' * 64}.pem", f"a.b.{'b' * 64}.pem", ".default.pem.123", "notes.txt"):
         (tmp_path / name).write_text("x")
-    store = CertificateStore(tmp_path)
+    store = CertificateStore(FolderCertificates(tmp_path))
     assert store.ids() == [f"a.b{'b' * 64}", f"default{'a' * 64}"]
     assert store.ids("a.b") == [f"a.b{'b' * 64}"]
     assert store.ids("a") == []
     assert store.holds(f"default{'a' * 64}")
     assert await store.show(f"default{'a' * 64}") is None
-    assert CertificateStore(tmp_path / "nowhere").ids() == []
+    assert CertificateStore(FolderCertificates(tmp_path / "nowhere")).ids() == []
 
 
 async def test_what_another_worker_does_holds_at_once(tmp_path):
     pem = trustme.CA().issue_cert("a").cert_chain_pems[0].bytes()
-    mine, other = CertificateStore(tmp_path / "certs"), CertificateStore(tmp_path / "certs")
+    mine, other = (
+        CertificateStore(FolderCertificates(tmp_path / "certs")),
+        CertificateStore(FolderCertificates(tmp_path / "certs")),
+    )
     assert mine.ids() == other.ids() == []
     identifier = await other.add("default", pem)
     assert mine.holds(identifier)

@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import trustme
 
 from aiogate.testing import GatewayClient, running_gateway, subprocess_gateway
 from aiogate.testing.gateway import write_files
@@ -147,6 +148,27 @@ async def test_a_revocation_elsewhere_holds_within_a_second(redis_server: RedisS
         # A few milliseconds, or the cache's 300; a busy machine may take longer.
         assert time.monotonic() - began < 5
         one.gateway.store.peers._sending = None  # type: ignore[union-attr]
+
+
+async def test_a_certificate_is_known_and_removed_on_every_gateway(redis_server: RedisServer) -> None:
+    leaf = trustme.CA().issue_cert("anna.example.com")
+    pem = leaf.cert_chain_pems[0].bytes() + leaf.private_key_pem.bytes()
+    shared = {"store": redis_server.url, "redis__prefix": f"{uuid4().hex}:", "redis__timeout": "2s"}
+    async with running_gateway(FILES, **shared) as one, running_gateway(FILES, **shared) as two:
+        made = (await one.tyk("POST", "/tyk/certs", data=pem)).json["id"]
+        session = {"access_rights": {"api": {"api_id": "api"}}, "certificate": made}
+
+        async def known(status: int) -> None:
+            async with asyncio.timeout(10):
+                while (await two.tyk("POST", "/tyk/keys", session)).status != status:
+                    await asyncio.sleep(0.05)
+
+        await known(200)
+        assert (await two.tyk("GET", "/tyk/certs")).json == {"certs": [made]}
+        assert (await two.tyk("GET", f"/tyk/certs/{made}")).json["has_private"]
+        assert (await one.tyk("DELETE", f"/tyk/certs/{made}")).status == 200
+        await known(400)
+        assert (await two.tyk("GET", f"/tyk/certs/{made}")).status == 404
 
 
 async def until_seen(gateway: GatewayClient, count: int) -> None:
