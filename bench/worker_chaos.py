@@ -19,13 +19,15 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import aiohttp
 
 from aiogate.testing import GatewayProcess
-from bench.chaos import NODES, Outcome, gateways
+from bench.chaos import gateways
+from bench.promise import NODES
 from tests.servers import RedisServer
 
 WORKERS = 2
@@ -33,6 +35,19 @@ ATTEMPTS, QUOTA = 20_000, 1000
 CLIENTS = 16
 """Clients of one gateway, each with one request under way."""
 ENVIRON = {"AIOGATE_WORKERS": str(WORKERS), "AIOGATE_REDIS__TIMEOUT": "5s"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What clients saw: figures, and what was not kept."""
+
+    name: str
+    figures: Mapping[str, str]
+    broken: Sequence[str]
+
+    def __str__(self) -> str:
+        shown = "  ".join(f"{name} {value}" for name, value in self.figures.items())
+        return f"{self.name:12} {shown}" + "".join(f"\n             NOT KEPT: {one}" for one in self.broken)
 
 
 async def workers(node: GatewayProcess) -> list[int]:
