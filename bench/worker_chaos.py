@@ -6,8 +6,9 @@
 
 `exact`: 20,000 attempts at once on a quota of 1,000 admit 1,000, in each run. `exact-killed`: the same, with a worker
 killed in the middle of each run: never more. `recycles`: 20 workers end by SIGTERM under load, and no request fails.
-`kills`: 10 workers end by SIGKILL under load, which may lose the requests that they had under way and nothing else.
-Clients never retry. A line of figures is printed for each; the exit code is 1 when something was not kept.
+`kills`: 10 workers end by SIGKILL under load, which may lose the requests that they had under way and nothing else, and
+each has a successor that serves within a second. Clients never retry. A line of figures is printed for each; the exit
+code is 1 when something was not kept.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ WORKERS = 2
 ATTEMPTS, QUOTA = 20_000, 1000
 CLIENTS = 16
 """Clients of one gateway, each with one request under way."""
+SUCCESSOR_WITHIN = 1.0
+"""Seconds from the death of a worker until another serves in its place."""
 ENVIRON = {"AIOGATE_WORKERS": str(WORKERS), "AIOGATE_REDIS__TIMEOUT": "5s"}
 
 
@@ -170,6 +173,8 @@ async def ended(name: str, times: int, sent: signal.Signals) -> Outcome:
     }
     wrong = [f"{count} answers {status}" for status, count in answered.items() if status not in (0, 200)]
     allowed = CLIENTS if sent == signal.SIGKILL else 0
+    if sent == signal.SIGKILL:
+        wrong += [f"a successor served after {one:.2f} s" for one in took if one > SUCCESSOR_WITHIN]
     wrong += [f"{one} requests failed at one end" for one in lost if one > allowed]
     return Outcome(name, figures, wrong)
 

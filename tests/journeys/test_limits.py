@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from aiogate.testing import FakeClock, GatewayFixture, running_gateway
+from aiogate.testing import FakeClock, GatewayFixture, Received, recording_upstream, running_gateway
 
 NOW = 1_800_000_000.0
 
@@ -160,6 +161,29 @@ async def test_a_write_keeps_the_counters_unless_it_changes_the_limit() -> None:
         assert await remaining() == 8
         await gateway.tyk("DELETE", f"/tyk/keys/{key}/counters")
         assert await remaining() == 8
+
+
+async def test_55_a_client_that_leaves_after_it_was_admitted_is_counted_once() -> None:
+    async def never(received: Received) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        raise AssertionError("nobody waits so long")
+
+    async with recording_upstream(never) as upstream:
+        files = {"apis.d/api.yaml": f"{{listen: /api/, auth: key, upstream: '{upstream.url}'}}"}
+        async with running_gateway(files, clock=FakeClock(NOW)) as gateway:
+            key = await gateway.create_key("api", quota_max=10, quota_renewal_rate=3600)
+            host, port = gateway.gateway.listen_addresses[0].split(":")
+            for number in range(3):
+                _, writer = await asyncio.open_connection(host, int(port))
+                writer.write(f"GET /api/ HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n\r\n".encode())
+                async with asyncio.timeout(10):
+                    while len(upstream.received) <= number:
+                        await asyncio.sleep(0.01)
+                writer.transport.abort()
+            async with asyncio.timeout(10):
+                while gateway.gateway.connections():
+                    await asyncio.sleep(0.01)
+            assert (await gateway.tyk("GET", f"/tyk/keys/{key}")).json["quota_remaining"] == 7
 
 
 async def flood(gateway: GatewayFixture, key: str, requests: int, connections: int) -> Counter[int]:
