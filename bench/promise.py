@@ -194,7 +194,7 @@ def judge(seen: Sequence[Seen], harmed: float, healed: float, *, until: float = 
     told = ",".join(map(str, sorted(early | during))) or "-"
     alone = f"{most}/{share}" if shares else "-"
     counted = (told, alone, f"{total / allowed:.2f}", f"{returned:.1f} s")
-    before = sliced(known, 0, harmed)
+    before = sliced(known, harmed - SLICE, harmed)
     figures = (f"{served:.2%} of {len(asked)}", ms(before), ms(usual), ms(first), ms(then), *counted)
     return Verdict(figures, tuple(missed))
 
