@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from aiogate import PROBLEMS, BuildContext, Exchange, Middleware, MiddlewareKind, Model, Problem, Stage, hookimpl
 
@@ -23,13 +24,24 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 def _parse_network(value: Any) -> Network:
     if not isinstance(value, str):
         raise ValueError("should be an address or a network, such as `10.0.0.0/8`")
-    network = ipaddress.ip_network(value)
+    try:
+        network = ipaddress.ip_network(value)
+    except ValueError:
+        raise PydanticCustomError("invalid_value", "is not a network", {"hint": _meant(value), "show": True}) from None
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
         # Clients' addresses are compared without the mapping, so a mapped network would never match.
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:
             return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
     return network
+
+
+def _meant(text: str) -> str:
+    """The hint for what is no network: the network that it lies in, where bits are set behind its prefix."""
+    try:
+        return f"did you mean `{ipaddress.ip_network(text, strict=False)}`?"
+    except ValueError:
+        return "such as `10.0.0.0/8` or `::1`"
 
 
 _Networks = tuple[Annotated[Any, BeforeValidator(_parse_network)], ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from aiogate.errors import DiagnosticsFound
@@ -54,8 +56,15 @@ async def test_match_and_shadow():
         assert (why["code"], why["shadow"]) == ("ip_denied", True)
 
 
-@pytest.mark.parametrize("lists", ["{}", "{allow: []}", "{allow: [0x7f.1]}", "{deny: [10.0.0.1/8]}", "{alow: [::1]}"])
-async def test_mistakes_are_told(lists):
-    with pytest.raises(DiagnosticsFound):
+@pytest.mark.parametrize("lists, told", [
+    ("{}", "needs an address"),
+    ("{allow: [], deny: ['::1']}", "`allow` is empty"),
+    ("{allow: [0x7f.1]}", "`0x7f.1` is not a network (such as `10.0.0.0/8` or `::1`)"),
+    ("{deny: [10.0.0.1/8]}", "`10.0.0.1/8` is not a network (did you mean `10.0.0.0/8`?)"),
+    ("{deny: ['2001:db8::1/32']}", "`2001:db8::1/32` is not a network (did you mean `2001:db8::/32`?)"),
+    ("{alow: ['::1']}", "`alow` is not a known key (did you mean `allow`?)"),
+])  # fmt: skip
+async def test_mistakes_are_told(lists, told):
+    with pytest.raises(DiagnosticsFound, match=re.escape(told)):
         async with running_gateway(site(lists)):
             pass
