@@ -270,6 +270,7 @@ DIAGNOSTICS: Final[Mapping[str, str]] = {
     # the whole set, as warnings of `aiogate check`
     "listen_shadows": "A listen path that an API with a host is asked before; a warning.",
     "api_open": "An API with an upstream and without authentication; a warning.",
+    "certificate_unasked": "An API takes client certificates, and no listener asks for one; a warning.",
     "expired": "An API or version that has expired; a warning.",
     "expires_soon": "An API or version that expires within 30 days; a warning.",
     "policy_unused": "A policy that opens no API; a warning.",

@@ -164,7 +164,7 @@ def _load(project: Project) -> Verdict:
     except DiagnosticsFound as mistakes:
         return Verdict(mistakes.diagnostics)
     return Verdict(
-        (*generation.warnings, *advice(generation.declared)),
+        (*generation.warnings, *advice(generation.declared, settings.listen)),
         len(generation.declared.definitions),
         len(generation.declared.policies),
         len(generation.board.plugins),

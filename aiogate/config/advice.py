@@ -15,7 +15,10 @@ from aiogate.config.units import format_timestamp
 from aiogate.errors import Diagnostic
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiogate.config.definition import Definition
+    from aiogate.config.listening import Listen
     from aiogate.config.loader import Declared
     from aiogate.config.source import Source
 
@@ -25,16 +28,22 @@ SOON: Final = 30 * 86400.0
 """Seconds ahead of which an expiry is told."""
 
 
-def advice(declared: Declared, now: float | None = None) -> tuple[Diagnostic, ...]:
-    """Every warning about a set without mistakes. `now` is epoch seconds; None: the machine's clock."""
+def advice(declared: Declared, listens: Sequence[Listen], now: float | None = None) -> tuple[Diagnostic, ...]:
+    """Every warning about a set without mistakes, behind these listeners.
+
+    `now` is epoch seconds; None: the machine's clock.
+    """
     now = time.time() if now is None else now
     active = [definition for definition in declared.definitions if definition.active]
     found = [
         *_shadowed(active),
         *_policies(declared, {definition.id: definition for definition in declared.definitions}),
     ]
+    asked_for = any(listen.tls is not None and listen.tls.client_ca is not None for listen in listens)
     for definition in active:
         found.extend(_open(definition))
+        if not asked_for:
+            found.extend(_without_certificates(definition))
         found.extend(_expiries(definition, now))
     return tuple(sorted(found))
 
@@ -81,6 +90,20 @@ def _open(definition: Definition) -> Iterator[Diagnostic]:
     if definition.auth.mode == "none" and any(upstreams):
         message = "whoever reaches the gateway reaches this upstream"
         yield _warning(definition.source, ("auth",), "api_open", message, "ignore this if the API is meant to be open")
+
+
+def _without_certificates(definition: Definition) -> Iterator[Diagnostic]:
+    """The method `mtls` where no client is ever asked for a certificate."""
+    auth = definition.auth
+    for method in auth.methods:
+        if method.name == "mtls":
+            others = auth.mode == "any" and len(auth.methods) > 1
+            message = (
+                f"`mtls` lets nobody in{' by itself' if others else ''}: no listener asks for a client certificate"
+            )
+            hint = "name the authorities that sign them as `client_ca` under a listener's `tls`"
+            found = Diagnostic.at(method.position, "certificate_unasked", message, hint, show_path(method.path))
+            yield replace(found, severity="warning")
 
 
 def _expiries(definition: Definition, now: float) -> Iterator[Diagnostic]:

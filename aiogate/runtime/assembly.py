@@ -27,6 +27,7 @@ from aiogate.runtime.access import DashboardUser, DashboardUsers, kept_secret
 from aiogate.runtime.gateway import Gateway
 from aiogate.runtime.health import HealthSampler
 from aiogate.runtime.last_good import Fallback
+from aiogate.runtime.named_files import access_log_mistake
 from aiogate.runtime.peers import GatewayListener
 from aiogate.runtime.plugin_hooks import PluginHooks
 from aiogate.runtime.reload import Generation, Loader, in_small_turns
@@ -164,11 +165,17 @@ async def check(settings: Settings) -> Generation:
     """
     clock = SystemClock()
     services = services_of(settings, MemoryStore(clock), clock)
+    found = list(access_log_mistake(settings))
     try:
         with in_small_turns():
-            return await Loader(services, lambda decision: None, clock.now).load(settings, None)
+            generation = await Loader(services, lambda decision: None, clock.now).load(settings, None)
+    except DiagnosticsFound as mistakes:
+        raise DiagnosticsFound([*found, *mistakes.diagnostics]) from mistakes
     finally:
         await services.passwords.close()
+    if found:
+        raise DiagnosticsFound(found)
+    return generation
 
 
 async def all_mistakes(mistakes: DiagnosticsFound) -> DiagnosticsFound:

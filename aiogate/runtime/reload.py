@@ -28,6 +28,7 @@ from aiogate.errors import FAILURES, Diagnostic, DiagnosticsFound
 from aiogate.proxy.router import RouteTable
 from aiogate.proxy.tls import TlsSet, prepare
 from aiogate.runtime import same_port
+from aiogate.runtime.named_files import store_mistake
 
 if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
@@ -147,6 +148,7 @@ class Loader:
         before = previous.tls if previous else TlsSet()
         tls, mistakes = await asyncio.to_thread(prepare, settings.listen, settings.place, before)
         found.extend(mistakes)
+        found.extend(await asyncio.to_thread(lambda: list(store_mistake(settings))))
         compiler = Compiler(board, self._services, self._record, settings.quota_status)
         for partial in half_read:
             found.extend(compiler.check_broken(partial))

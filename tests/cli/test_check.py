@@ -126,6 +126,43 @@ def test_mistaken_settings_do_not_hide_mistakes_in_files(tmp_path: Path) -> None
         assert files_told(typed(tmp_path, "check", "--json", code=1).stdout) == {"aiogate.yaml"}
 
 
+def test_an_access_log_that_a_start_could_not_open(tmp_path: Path) -> None:
+    def told(file: str, code: int) -> str:
+        write_files(
+            tmp_path, {"apis.d/hello.yaml": HELLO, "aiogate.yaml": f"access_log:\n  format: json\n  file: {file}\n"}
+        )
+        return typed(tmp_path, "check", code=code).stdout.splitlines()[0]
+
+    assert told("no/log", 1) == "aiogate.yaml:3:9: the access log no/log cannot be opened: there is no folder no"
+    assert told("apis.d", 1) == "aiogate.yaml:3:9: the access log apis.d cannot be opened: it is a folder"
+    for file in ("log", "/dev/null", "'-'"):
+        assert told(file, 0).startswith("all well")
+    assert not (tmp_path / "log").exists()
+    write_files(tmp_path, {"aiogate.yaml": "access_log: {format: json, file: no/log}\n", "apis.d/oops.yaml": MISTAKEN})
+    codes = [one["code"] for one in json.loads(typed(tmp_path, "check", "--json", code=1).stdout)["diagnostics"]]
+    assert codes == ["access_log_unwritable", "unknown_key"]
+    write_files(tmp_path, {"aiogate.yaml": "access_log: {format: off, file: no/log}\n", "apis.d/oops.yaml": HELLO})
+    (tmp_path / "apis.d/hello.yaml").unlink()
+    assert typed(tmp_path, "check").stdout.startswith("all well")
+
+
+def test_authorities_of_a_redis_that_cannot_be_read(tmp_path: Path) -> None:
+    site = {"apis.d/hello.yaml": HELLO, "ca.pem": "nothing\n"}
+
+    def told(store: str, ca: str, code: int) -> str:
+        write_files(tmp_path, site | {"aiogate.yaml": f"store: {store}\nredis:\n  ca: {ca}\n"})
+        return typed(tmp_path, "check", code=code).stdout.splitlines()[0]
+
+    secure = "rediss://:secret@redis.example:6380"
+    assert told(secure, "no.pem", 1) == (
+        "aiogate.yaml:3:7: no.pem cannot be read: No such file or directory (looked for no.pem)"
+    )
+    assert told("rediss+sentinel://redis.example/main", "ca.pem", 1) == (
+        "aiogate.yaml:3:7: ca.pem holds no certificate that can be used (PEM, one certificate after another)"
+    )
+    assert told("redis://redis.example", "no.pem", 0).startswith("all well")
+
+
 # what a path means
 
 

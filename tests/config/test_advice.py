@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiogate.config.advice import SOON, advice
+from aiogate.config.listening import Listen
 from aiogate.config.loader import load
 from aiogate.config.units import parse_timestamp
 from tests.config.test_loader import Site
@@ -15,12 +16,18 @@ NOW = parse_timestamp("2026-06-01T00:00:00Z")
 KEYED = "{{listen: {0}, auth: key, upstream: 'http://127.0.0.1:9/'{1}}}"
 
 
-def told(folder: Path, files: dict[str, str]) -> list[str]:
+PLAIN = Listen.model_validate("127.0.0.1:8080")
+FILES = {"certificate": "a.pem", "key": "a.key"}
+ASKING = Listen.model_validate({"address": "127.0.0.1:8443", "tls": {**FILES, "client_ca": "ca.pem"}})
+ENCRYPTED = Listen.model_validate({"address": "127.0.0.1:8443", "tls": FILES})
+
+
+def told(folder: Path, files: dict[str, str], listens: tuple[Listen, ...] = (PLAIN, ASKING)) -> list[str]:
     site = Site(folder)
     site.apis.mkdir(exist_ok=True)
     for name, text in files.items():
         site.write(name, text)
-    found = advice(load(site, environ={}), NOW)
+    found = advice(load(site, environ={}), listens, NOW)
     assert all(one.severity == "warning" for one in found)
     return [f"{Path(one.file).name}:{one.line}:{one.column} {one.code}: {one.message}" for one in found]
 
@@ -94,3 +101,18 @@ def test_policies_that_open_nothing(tmp_path: Path, policy: str, place: list[str
     assert [one.partition(" policy_unused: the policy gold opens ")[0] for one in found] == [
         f"gold.yaml:{at}" for at in place
     ]
+
+
+@pytest.mark.parametrize("auth, place, message", [
+    ("mtls", "7", "`mtls` lets nobody in: no listener asks for a client certificate"),
+    ("{mtls: {session: true}}", "8", "`mtls` lets nobody in: no listener"),
+    ("[key, mtls]", "13", "`mtls` lets nobody in by itself: no listener"),
+    ("{all: [key, mtls: {}]}", "19", "`mtls` lets nobody in: no listener"),
+])  # fmt: skip
+def test_certificates_that_nobody_is_asked_for(tmp_path: Path, auth: str, place: str, message: str) -> None:
+    files = {"apis.d/a.yaml": f"listen: /a/\nauth: {auth}\nplugins: [mock: hi]\n"}
+    for listens in ((PLAIN,), (PLAIN, ENCRYPTED)):
+        (line,) = told(tmp_path, files, listens)
+        assert line.startswith(f"a.yaml:2:{place} certificate_unasked: {message}")
+    assert told(tmp_path, files) == []
+    assert told(tmp_path, {"apis.d/a.yaml": files["apis.d/a.yaml"] + "active: false\n"}, (PLAIN,)) == []

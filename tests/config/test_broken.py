@@ -29,7 +29,10 @@ ELSEWHERE = {
     "file_too_large": "test_files.py, which makes the file",
     "tls_unverified": "test_trust.py, because it is a warning",
     "file_ignored": "test_loader.py, because it is a warning",
-    **dict.fromkeys(("listen_shadows", "api_open", "expired", "expires_soon", "policy_unused"), "test_advice.py"),
+    **dict.fromkeys(
+        ("listen_shadows", "api_open", "certificate_unasked", "expired", "expires_soon", "policy_unused"),
+        "test_advice.py",
+    ),
     "certificate_expired": "tests/proxy/test_tls.py, because it is a warning",
 }
 
