@@ -213,7 +213,7 @@ class Endpoints:
             return refused("invalid_request", "username or password is missing")
         wait = self.failures.wait(exchange.client_ip, name)
         if wait:
-            return throttled(exchange.client_ip, name, wait)
+            return throttled(exchange.client_ip, wait, "passwords", f"user {name[:100]!r}")
         found = await self.sessions.find(self.org, name, exchange.policies)
         if isinstance(found, LookupFailure) or found.kind != "basic":
             self.failures.failed(exchange.client_ip, name)
@@ -244,7 +244,11 @@ class Endpoints:
     # Questions about tokens, and their end
 
     async def introspect(self, exchange: Exchange) -> Problem | Response:
-        """RFC 7662. Only clients that prove who they are may ask: nobody is to try tokens here."""
+        """RFC 7662. Only clients that prove who they are may ask, and about their own tokens: nobody tries some here.
+
+        Of a token of somebody else they learn nothing, as of one that does not exist (section 2.2). The servers behind
+        the API, which get tokens of all clients, are named under `resource_servers`.
+        """
         form = await read_form(exchange)
         if isinstance(form, Problem):
             return form
@@ -255,7 +259,8 @@ class Endpoints:
             return refused("invalid_client", "the client has no secret", f"client {client.id} is public", 401)
         if not form.get("token"):
             return refused("invalid_request", "token is missing")
-        return self.json(await self.book.described(client, form["token"], self.issuer(exchange)))
+        of_all = client.id in self.rules.resource_servers
+        return self.json(await self.book.described(client, form["token"], self.issuer(exchange), of_all=of_all))
 
     async def revoke(self, exchange: Exchange) -> Problem | Response:
         """RFC 7009. A token that is not the client's own is left alone, and nobody learns whether it exists."""
@@ -322,9 +327,16 @@ class Endpoints:
             name, secret = presented
         if not name:
             return self.stranger("neither an Authorization header nor client_id names a client")
+        failures, counted = self.failures, f"{self.api}\0{name}"
+        if not failures.quiet and (wait := failures.wait(exchange.client_ip, counted)):
+            return throttled(exchange.client_ip, wait, "client secrets", f"client {name[:100]!r}")
         client = await self.book.authenticate(self.api, name, secret)
         if client is not None:
+            if secret and not failures.quiet:
+                failures.passed(exchange.client_ip, counted)
             return client
+        if secret:
+            failures.failed(exchange.client_ip, counted)
         known = await self.book.client(self.api, name)
         if known is None:
             elsewhere = ", ".join(await self.book.apis_of(name))
@@ -347,9 +359,9 @@ class Endpoints:
         return Response(200, orjson.dumps(value), headers=_NO_STORE)
 
 
-def throttled(address: str, user: str, wait: float) -> Problem:
+def throttled(address: str, wait: float, what: str, who: str) -> Problem:
     problem = PROBLEMS["auth_throttled"].with_header("Retry-After", str(math.ceil(wait)))
-    return problem.because(f"too many wrong passwords came from {address}; user {user[:100]!r} waits {wait:.0f} s")
+    return problem.because(f"too many wrong {what} came from {address}; {who} waits {wait:.0f} s")
 
 
 async def read_form(exchange: Exchange) -> Parameters | Problem:

@@ -290,9 +290,9 @@ class FailureLimits(Model):
     """How often a client may present wrong credentials before it is refused unheard, at all APIs together."""
 
     user: _RateOrOff = Rate(10, 60.0)
-    """Of one basic-auth user from one address."""
+    """Of one basic-auth user, or one OAuth client, from one address."""
     address: _RateOrOff = Rate(100, 60.0)
-    """From one address (of IPv6: one /64): of all users, and of keys that differ."""
+    """From one address (of IPv6: one /64): of all users and clients, and of keys that differ."""
 
 
 class _Places:

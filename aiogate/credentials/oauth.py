@@ -308,15 +308,20 @@ class OAuthBook:
         """The same, by the token itself."""
         return await self.held(stored_name(org, token))
 
-    async def described(self, client: OAuthClient, token: str, issuer: str) -> Mapping[str, Any]:
-        """What a client of the same API may know of a token (RFC 7662 section 2.2); a dead one is not active."""
+    async def described(
+        self, client: OAuthClient, token: str, issuer: str, *, of_all: bool = False
+    ) -> Mapping[str, Any]:
+        """What a client may know of a token of its own (RFC 7662 section 2.2); any other is as inactive as a dead one.
+
+        `of_all`: it may know of the access tokens of all clients of its API. A refresh token is nobody else's matter.
+        """
         held = await self.held_by(client.org, token)
-        if held is not None and held.api == client.api and not held.gone:
+        if held is not None and held.api == client.api and not held.gone and (of_all or held.client == client.id):
             if await self._sessions.get_record(held.name_hash) is not None:
                 known = {"token_type": "bearer", "client_id": held.client, "iat": held.issued, "exp": held.expires}
                 return {"active": True, **known, "iss": issuer, **({"sub": held.subject} if held.subject else {})}
         noted = await self._refresh_of(client.org, token)
-        if noted is None or noted["spent"] or noted["api"] != client.api:
+        if noted is None or noted["spent"] or (noted["api"], noted["client"]) != (client.api, client.id):
             return {"active": False}
         return {"active": True, "client_id": noted["client"], "exp": int(noted["until"]), "iss": issuer}
 

@@ -52,7 +52,8 @@ class OAuthRules(Model):
     `grants` are the ways to a token; without the key, `client_credentials`, and with `login` also `authorization_code`
     and `refresh_token`. `login` is the page that users are sent to. Tokens hold for `token_lifetime`, refresh tokens
     for `refresh_lifetime` since their last use, codes for `code_lifetime`. `default_policies` are the rights of clients
-    without a policy. `issuer` is what the server calls itself (RFC 8414); without it, the address that it is asked at.
+    without a policy. `resource_servers` are the ids of clients that may ask about the access tokens of all clients
+    (RFC 7662). `issuer` is what the server calls itself (RFC 8414); without it, the address that it is asked at.
     """
 
     grants: Annotated[tuple[GrantType, ...] | None, Field(min_length=1)] = None
@@ -61,6 +62,7 @@ class OAuthRules(Model):
     refresh_lifetime: Annotated[Duration, Field(ge=60, le=366 * 86400)] = 14 * 86400.0
     code_lifetime: Annotated[Duration, Field(ge=1, le=600)] = 60.0
     default_policies: Texts = ()
+    resource_servers: Texts = ()
     issuer: Page | None = None
     header: Text = "Authorization"
 

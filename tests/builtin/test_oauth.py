@@ -345,12 +345,69 @@ async def test_a_session_is_handed_over_at_login(shop: Shop) -> None:
     reply = await gateway.get("/shop/", headers={"Authorization": f"Bearer {token}"})
     assert (reply.status, reply.headers["X-RateLimit-Remaining"]) == (200, "4")
     assert await shop.opens(token, "/other/") == 403
-    known = (await shop.post("/shop/oauth/introspect", token=token)).json
+    known = (await shop.post("/shop/oauth/introspect", "free", token=token)).json
     assert known == {
         "active": True, "token_type": "bearer", "client_id": "free", "sub": "anna", "iat": 1_700_000_000,
         "exp": 1_700_003_600, "iss": "https://api.example.com/shop",
     }  # fmt: skip
-    assert (await shop.post("/shop/oauth/introspect", token=token + "x")).json == {"active": False}
+    assert (await shop.post("/shop/oauth/introspect", "free", token=token + "x")).json == {"active": False}
+
+
+async def test_clients_ask_about_their_own_tokens_and_the_servers_behind_the_api_about_all() -> None:
+    files = FILES | {
+        "apis.d/shop.yaml": FILES["apis.d/shop.yaml"].replace(
+            "oauth:\n", "oauth:\n            resource_servers: backend\n"
+        )
+    }
+    async with running_gateway(files, clock=FakeClock(1_700_000_000)) as gateway:
+        shop = Shop(gateway, FakeClock())
+        for name in ("app", "curious", "backend"):
+            await shop.client(name)
+        await shop.client("page", public=True)
+        tokens = (await shop.redeem(await shop.code())).json
+
+        async def asked(name: str, kind: str) -> Any:
+            return (await shop.post("/shop/oauth/introspect", name, token=tokens[kind])).json
+
+        for name, access, refresh in (("app", True, True), ("curious", False, False), ("backend", True, False)):
+            assert (await asked(name, "access_token"))["active"] is access
+            assert (await asked(name, "refresh_token"))["active"] is refresh
+        assert await asked("curious", "access_token") == {"active": False}, "as one that does not exist"
+        assert (await asked("backend", "access_token"))["client_id"] == "app"
+        assert (await asked("page", "access_token"))["error"] == "invalid_client"
+        await shop.post("/shop/oauth/revoke", "backend", token=tokens["access_token"])
+        assert await shop.opens(tokens["access_token"]) == 200, "to ask about a token is not to own it"
+        await shop.post("/shop/oauth/revoke", "app", token=tokens["access_token"])
+        assert await asked("backend", "access_token") == {"active": False}
+
+
+async def test_42_a_search_for_a_client_secret_is_stopped() -> None:
+    clock = FakeClock(1_700_000_000)
+    async with running_gateway(FILES, clock=clock, failures__user="3/1m", failures__address="6/1m") as gateway:
+        shop = Shop(gateway, clock)
+        for name in ("app", "other", "third"):
+            await shop.client(name)
+        await shop.client("page", public=True)
+        form = {"grant_type": "client_credentials"}
+        for _ in range(5):
+            assert (await shop.token("app", **form, client_secret="")).json["error"] == "invalid_client"
+        assert (await shop.token("app", **form)).status == 200, "who shows no secret guesses none"
+        for number in range(5):
+            path = ("token", "introspect", "revoke")[number % 3]
+            answer = await shop.post(f"/shop/oauth/{path}", "app", **form, client_secret=f"wrong-{number}")
+            assert answer.status == (401 if number < 3 else 429)
+        assert (answer.code, answer.headers["Retry-After"]) == ("auth_throttled", "60")
+        assert await shop.reason(answer) == (
+            "too many wrong client secrets came from 127.0.0.1; client 'app' waits 60 s"
+        )
+        assert (await shop.token("app", **form)).status == 429, "the right one would tell a guesser"
+        assert (await shop.token("other", **form)).status == 200
+        for number in range(3):
+            assert (await shop.token("nobody", **form, client_secret=f"wrong-{number}")).status == 401
+        assert (await shop.token("third", **form)).status == 429, "the address waits"
+        assert (await shop.token("other", **form)).status == 200, "and who came in from there does not"
+        clock.advance(60)
+        assert (await shop.token("app", **form)).status == 200
 
 
 async def test_a_user_and_password_are_a_grant(shop: Shop) -> None:
