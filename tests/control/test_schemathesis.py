@@ -19,12 +19,17 @@ FILES = {
 }
 CONFIG = """
 [checks.positive_data_acceptance]
-# A schema cannot say that a policy must exist or that a rate needs a window: 400 names what is missing, and
-# 422 is what Tyk answers where a parameter is.
-expected-statuses = ["2xx", 400, 401, 403, 404, 409, 422]
+# A schema cannot say that a policy must exist or that a rate needs a window: 400 names what is missing.
+expected-statuses = ["2xx", 400, 401, 403, 404, 409]
 
 [phases.stateful]
 enabled = false
+
+# 422 is what Tyk answers there without `scope`.
+[[operations]]
+include-path = "/tyk/oauth/tokens"
+include-method = "DELETE"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 409, 422]
 """
 # Other paths to the very handlers of /tyk/keys/create and /api/keys/{name}, and a body that schemathesis cannot write.
 LEFT_OUT = (
@@ -44,10 +49,10 @@ async def test_the_description_holds_for_whatever_is_sent(tmp_path):
     async with running_gateway(FILES, folder=tmp_path) as gateway:
         process = await asyncio.create_subprocess_exec(
             program, "--config-file", "schemathesis.toml", "run", f"{gateway.control_url}/openapi.json",
-            "--checks", "all", "--workers", "2", "--max-examples", "2", "--generation-deterministic",
+            # One worker: in Python 3.11 two threads that parse code at once, as hypothesis does to show lambdas, may
+            # get "SystemError: AST constructor recursion depth mismatch" (python/cpython#106905): no finding of ours.
+            "--checks", "all", "--workers", "1", "--max-examples", "2", "--generation-deterministic",
             "--continue-on-failure", "--warnings", "off", "--no-color",
-            # A slow machine is no finding.
-            "--suppress-health-check", "all", "--request-timeout", "60",
             *(word for operation in LEFT_OUT for word in ("--exclude-operation-id", operation)),
             "--header", f"X-Tyk-Authorization: {gateway.secret}", "--header", f"admin-auth: {gateway.secret}",
             "--header", f"Authorization: {gateway.access_key}",
