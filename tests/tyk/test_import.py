@@ -29,6 +29,7 @@ LIST = {"v1": {"expires": "2027-01-31T00:00:00Z"}, "v2": {"upstream": "http://12
 
 
 LENIENT = {"require": [], "target": "path", "body_digest": "off", "refuse_replays": False}
+PRINT = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 SECRET = "a secret of at least thirty-two bytes"
 
 
@@ -154,6 +155,24 @@ MAPPED = {
                   "session_from": "jwt"}},
         [],
     ),
+    "mtls": (
+        {"use_keyless": True, "use_mutual_tls_auth": True, "client_certificates": [PRINT, f"acme{PRINT}"]},
+        {"auth": {"mtls": {"allow": [PRINT, f"acme{PRINT}"]}}},
+        [],
+    ),
+    "mtls-and-key": (
+        {"use_mutual_tls_auth": True, "client_certificates": [PRINT]},
+        {"auth": {"all": [{"mtls": {"allow": [PRINT]}}, "key"], "session_from": "key"}},
+        [],
+    ),
+    "mtls-and-two": (
+        {"use_mutual_tls_auth": True, "client_certificates": [PRINT], "use_basic_auth": True, "use_standard_auth": True,
+         "base_identity_provided_by": "basic_auth_user", "strip_auth_data": True},
+        {"auth": {"all": [{"mtls": {"allow": [PRINT]}}, "basic", "key"], "session_from": "basic"},
+         "strip_credentials": True},
+        [],
+    ),
+    "mtls-off": ({"client_certificates": [PRINT]}, {}, ["client_certificates"]),
     "strip": ({"strip_auth_data": True}, {"strip_credentials": True}, []),
     "by-header": (
         versioned(location="header", key="X-V"),
@@ -259,7 +278,16 @@ REFUSED = {
     "other-auth": ({"use_basic_auth": True, "x_aiogate": {"auth": ["key"]}}, ["x_aiogate.auth"]),
     "ours-of-another-kind": ({"x_aiogate": {"upstream": ["x"]}}, ["x_aiogate.upstream"]),
     "batch": ({"enable_batch_request_support": True, "internal": True}, ["enable_batch_request_support", "internal"]),
-    "client-certificates": ({"use_mutual_tls_auth": True}, ["use_mutual_tls_auth"]),
+    "mtls-of-nobody": ({"use_mutual_tls_auth": True}, ["use_mutual_tls_auth"]),
+    "mtls-of-nobody-open": ({"use_keyless": True, "use_mutual_tls_auth": True}, ["use_mutual_tls_auth"]),
+    "mtls-strange": (
+        {"use_mutual_tls_auth": True, "client_certificates": ["client.pem", PRINT]}, ["client_certificates"],
+    ),
+    "mtls-and-ours": (
+        {"use_mutual_tls_auth": True, "client_certificates": [PRINT], "x_aiogate": {"auth": "key"},
+         "use_standard_auth": True},
+        ["x_aiogate.auth"],
+    ),
 }  # fmt: skip
 
 
@@ -303,7 +331,7 @@ def test_a_refused_field_is_never_mapped(field):
     assert said
 
 
-@pytest.mark.parametrize("name", [name for name in MAPPED if name.partition("-")[0] in ("jwt", "hmac", "oidc")])
+@pytest.mark.parametrize("name", [name for name in MAPPED if name.partition("-")[0] in ("jwt", "hmac", "oidc", "mtls")])
 def test_what_verifies_signatures_comes_back_as_it_was(name):
     native = {**PLAIN, **MAPPED[name][1]}
     shown = render(make_definition(yaml_text(native, "a test"), "apis.d/a.yaml"))
@@ -315,6 +343,31 @@ def test_what_verifies_signatures_comes_back_as_it_was(name):
 def test_signatures_do_not_become_lenient_on_the_way_back():
     shown = render(make_definition("{id: a, listen: /a/, upstream: 'http://127.0.0.1:9001/', auth: hmac}"))
     assert translate_api(shown).native["auth"] == "hmac"
+
+
+@pytest.mark.parametrize("auth", [
+    "mtls", "{mtls: {session: true}}", "[mtls: {allow: [PRINT]}, key]", "[key, mtls: {allow: [PRINT]}]",
+    "{all: [mtls: {allow: [PRINT]}, key]}", "{all: [key, mtls: {allow: [PRINT]}]}",
+    "{all: [key, basic]}", "{all: [basic, key]}",
+    "{mtls: {allow: [PRINT], policies: [gold]}}", "{mtls: {allow: ['AB:PRINT']}}",
+    "{all: [mtls: {allow: [PRINT]}, key: {}, basic: {realm: x}], session_from: key}",
+])  # fmt: skip
+def test_whose_session_counts_and_which_certificates_come_back(auth):
+    """Where Tyk's fields do not say it, ours travel beside them; no API is opened by being shown and put back."""
+    auth = auth.replace("AB:PRINT", ":".join(["ab"] * 32)).replace("PRINT", PRINT)
+    definition = make_definition(f"{{id: a, listen: /a/, upstream: 'http://127.0.0.1:9001/', auth: {auth}}}")
+    shown = render(definition)
+    assert shown["use_keyless"] is False
+    again = translate_api(shown)
+    assert list(again.refused) == []
+    back = make_definition(yaml_text(again.native, "a test"))
+
+    def said(one):
+        first = one.auth.methods[0].name if one.auth.mode == "all" else None
+        methods = sorted((use.name, str(use.config or {})) for use in one.auth.methods)
+        return one.auth.mode, methods, one.auth.session_from or first
+
+    assert said(back) == said(definition)
 
 
 POLICY = {

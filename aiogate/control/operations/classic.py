@@ -7,14 +7,15 @@ the file: `${…}` is never resolved in output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from aiogate.config.definition import Definition, VersionDeclaration, Versions
+from aiogate.config.definition import Definition, PluginUse, VersionDeclaration, Versions
 from aiogate.config.units import parse_duration
 from aiogate.config.upstream import Upstream
 from aiogate.control.operations.classic_plugins import render_plugins
+from aiogate.control.operations.translate_auth import CERTIFICATE
 from aiogate.control.operations.tyk_upstream import TLS_1_3
 from aiogate.domain.policy import Policy
 from aiogate.domain.session import SessionDocument
@@ -164,11 +165,20 @@ _SOURCE_KEYS: Final = frozenset(("header", "query", "cookie"))
 def _auth(definition: Definition, ours: Fields) -> Fields:
     auth = definition.auth
     fields: Fields = {"use_keyless": auth.mode == "none", **dict.fromkeys(_AUTH_FLAGS.values(), False)}
-    fields["base_identity_provided_by"] = _IDENTITIES.get(auth.session_from or "", "")
+    # Where nothing is said it is the first of ours, and the last of Tyk's.
+    session_from = auth.methods[0].name if auth.mode == "all" and not auth.session_from else auth.session_from or ""
+    if len(auth.methods) < 2:
+        session_from = ""
+    fields["base_identity_provided_by"] = _IDENTITIES.get(session_from, "")
     fields["auth_configs"] = {}
     # Tyk asks for every method that is switched on; any-of has no equal there.
     exact = auth.mode != "any" or len(auth.methods) < 2
     for method in auth.methods:
+        if method is auth.methods[0] and exact and session_from != "mtls" and (allowed := _allowed(definition, method)):
+            # Tyk asks for a key beside it, unless the API is open but for the certificate.
+            alone = len(auth.methods) == 1
+            fields |= {"use_mutual_tls_auth": True, "client_certificates": allowed, "use_keyless": alone}
+            continue
         flag = _AUTH_FLAGS.get(method.name)
         if flag is None:
             exact = False
@@ -192,6 +202,15 @@ def _auth(definition: Definition, ours: Fields) -> Fields:
     if not exact:
         ours["auth"] = _raw(definition, ("auth",))
     return fields
+
+
+def _allowed(definition: Definition, method: PluginUse) -> Sequence[str]:
+    """The certificates that a method `mtls` lets in, where Tyk can say all that it says; otherwise none."""
+    raw = _raw(definition, method.path) if method.name == "mtls" and method.config is not None else None
+    listed = raw["allow"] if isinstance(raw, Mapping) and set(raw) == {"allow"} else None
+    if not isinstance(listed, list) or not all(isinstance(one, str) and CERTIFICATE.fullmatch(one) for one in listed):
+        return ()
+    return listed
 
 
 def _oauth_meta(config: Mapping[str, Any]) -> Fields:

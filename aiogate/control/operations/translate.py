@@ -217,7 +217,7 @@ def _api(fields: _Fields) -> Object:
     if fields.get("active") is False:
         native["active"] = False
     native["auth"] = _auth(fields)
-    if fields.get("strip_auth_data") is True and native["auth"] != "none":
+    if fields.get("strip_auth_data") is True and fields.get("use_keyless") is not True:
         native["strip_credentials"] = True
     expires = [moment for moment in (_expiry(fields, "expiration"),) if moment is not None]
     versions, single_expiry = _versions(fields)
@@ -279,22 +279,27 @@ _IDENTITIES: Final = {
 
 
 def _auth(fields: _Fields) -> Any:
+    certificates = fields.get("use_mutual_tls_auth") is True
     if fields.get("use_keyless") is True:
         if fields.get("x_aiogate", "auth"):
             fields.refuse("x_aiogate.auth", "contradicts use_keyless")
-        return "none"
+        return {"mtls": translate_auth.mtls(fields)} if certificates else "none"
     names = [name for name, flag in _OURS.items() if fields.get(flag) is True]
     _ignore_unused_places(fields, names or ["key"])
     ours = fields.get("x_aiogate", "auth")
     if ours:
-        if sorted(_methods(ours) & _OURS.keys()) != sorted(names):
+        told = _methods(ours)
+        if sorted(told & _OURS.keys()) != sorted(names) or (certificates and "mtls" not in told):
             fields.refuse("x_aiogate.auth", "contradicts the flags of authentication")
         return ours
-    methods = [_method(fields, name) for name in names or ["key"]]
+    names = names or ["key"]
+    methods = [_method(fields, name) for name in names]
     identity = _text(fields.get("base_identity_provided_by"))
     session_from = _IDENTITIES.get(identity, "")
-    if identity and session_from not in (names or ["key"]):
+    if identity and session_from not in names:
         fields.refuse("base_identity_provided_by", "names a method that is not switched on")
+    if certificates:
+        methods.insert(0, {"mtls": translate_auth.mtls(fields)})
     if len(methods) == 1:
         return methods[0]
     return {"all": methods, "session_from": session_from or names[-1]}

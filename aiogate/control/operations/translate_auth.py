@@ -13,7 +13,11 @@ from typing import Any, Final, Protocol
 
 from aiogate.config.units import format_duration
 
-__all__ = ["Fields", "hmac", "jwt", "oauth", "oidc", "places"]
+__all__ = ["CERTIFICATE", "Fields", "hmac", "jwt", "mtls", "oauth", "oidc", "places"]
+
+
+CERTIFICATE: Final = re.compile(r"[A-Za-z0-9._-]{0,100}[0-9A-Fa-f]{64}", re.ASCII)
+"""What names a client's certificate: its SHA-256 in hex, or Tyk's id, which has the organisation in front."""
 
 
 class Fields(Protocol):
@@ -115,7 +119,10 @@ def oauth(fields: Fields) -> Mapping[str, Any]:
         return {}
     types = fields.get("oauth_meta", "allowed_authorize_types") or []
     if not isinstance(types, list) or not set(types) <= {"code"}:
-        fields.refuse("oauth_meta.allowed_authorize_types", "only `code` is offered: no token goes through an address")
+        fields.refuse(
+            "oauth_meta.allowed_authorize_types",
+            "only `code` is offered: no token goes through an address; a page without a secret uses a code with PKCE",
+        )
     login = text(fields.get("oauth_meta", "auth_login_redirect"))
     if "authorization_code" not in grants:
         if types:
@@ -137,6 +144,17 @@ def oauth(fields: Fields) -> Mapping[str, Any]:
     for name in place.keys() - {"header"} | {name for name in place if place[name] is None}:
         fields.refuse(f"auth_configs.oauth.{_SWITCHES[name]}", "a token stands in a header")
     return config | place
+
+
+def mtls(fields: Fields) -> Mapping[str, Any]:
+    """The configuration of the method `mtls`. An empty list lets nobody in at Tyk, and is no list of ours."""
+    field = "client_certificates"
+    listed = fields.get(field)
+    if not listed:
+        fields.refuse("use_mutual_tls_auth", f"{field} is empty: nobody could come in")
+    elif not isinstance(listed, list) or not all(isinstance(one, str) and CERTIFICATE.fullmatch(one) for one in listed):
+        fields.refuse(field, "each is the SHA-256 of a client's certificate in hex, or its id in /tyk/certs")
+    return {"allow": listed}
 
 
 def oidc(fields: Fields) -> Mapping[str, Any]:

@@ -73,7 +73,8 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     "protocol": Row("refused", "only http is served here"),
     "enable_proxy_protocol": Row("refused", "the PROXY protocol"),
     "enable_batch_request_support": Row("refused", "batches of requests"),
-    "notifications": Row("refused", "callbacks about OAuth keys", switch="use_oauth2"),
+    "notifications": Row("refused", "nobody is called about new OAuth tokens; oauth/introspect tells of a token",
+                         switch="use_oauth2"),
     "event_handlers": Row("refused", "nobody would be told of the events"),
     "error_overrides": Row("refused", "rewriting of errors", switch="!error_overrides_disabled"),
     "is_oas": Row("refused", "an OpenAPI definition"),
@@ -84,8 +85,10 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     "base_identity_provided_by": Row("mapped", kind="text", switch="!use_keyless"),
     **_rows("mapped", "enable_jwt enable_signature_checking use_openid", kind="flag", switch="!use_keyless"),
     "use_oauth2": Row("mapped", kind="flag", switch="!use_keyless"),
-    **_rows("refused", "use_mutual_tls_auth "
-            "custom_plugin_auth_enabled enable_coprocess_auth use_go_plugin_auth",
+    # Tyk asks for the certificate before the other methods, and of an open API too.
+    "use_mutual_tls_auth": Row("mapped", kind="flag"),
+    "client_certificates": Row("mapped", kind="texts", switch="use_mutual_tls_auth"),
+    **_rows("refused", "custom_plugin_auth_enabled enable_coprocess_auth use_go_plugin_auth",
             note="this way of authentication", switch="!use_keyless"),
     "external_oauth": Row("refused", "this way of authentication", switch="external_oauth.enabled"),
     **_rows("mapped", "jwt_signing_method jwt_source jwt_identity_base_field jwt_identit_base_field "
@@ -105,7 +108,6 @@ API_FIELDS: Final[Mapping[str, Row]] = {
     "oauth_meta.auth_login_redirect": Row("mapped", kind="text", switch="use_oauth2"),
     "openid_options.providers": Row("mapped", switch="use_openid"),
     "openid_options.segregate_by_client": Row("mapped", kind="flag", switch="use_openid"),
-    "client_certificates": Row("refused", "client certificates", switch="use_mutual_tls_auth"),
     "request_signing": Row("refused", "signing of requests", switch="request_signing.is_enabled"),
     **{
         f"{place}.{name}": Row("mapped", kind=kind, switch=switch)  # type: ignore[arg-type]
@@ -120,7 +122,8 @@ API_FIELDS: Final[Mapping[str, Row]] = {
         f"{place}.{name}": Row("refused", note, switch="!use_keyless")
         for place in ("auth", "auth_configs.authToken", "auth_configs.basic", "auth_configs.jwt", "auth_configs.hmac",
                       "auth_configs.oidc", "auth_configs.oauth")
-        for name, note in (("use_certificate", "client certificates"), ("validate_signature", "signatures of keys"))
+        for name, note in (("use_certificate", "a certificate in place of a key; write `[mtls: {session: true}, key]`"),
+                           ("validate_signature", "signatures of keys"))
     },
     **{
         f"{place}.signature": Row("refused", "signatures of keys", switch=f"{place}.validate_signature")
