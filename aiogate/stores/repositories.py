@@ -26,6 +26,7 @@ __all__ = ["LookupFailure", "SessionDirectory"]
 
 _ABSENT_SECONDS: Final = 5.0
 _ABSENT_CAPACITY: Final = 10_000
+_UNEXPLAINED: Final = "there is no record of that name in the organisation"
 _OTHER_ORGANISATIONS: Final = 32
 _STALE_SECONDS: Final = 1.0
 
@@ -85,6 +86,7 @@ class SessionDirectory:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._absent: OrderedDict[str, tuple[float, LookupFailure]] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
+        self._explaining: dict[str, asyncio.Task[str]] = {}
         self._listeners: list[Callable[[str], None]] = []
 
     def cached(self, org: str, name: str, policies: PolicySet) -> Session | LookupFailure | None:
@@ -154,8 +156,22 @@ class SessionDirectory:
         return _derived(record, session.policies, policies)
 
     async def explain_missing(self, org: str, name: str) -> str:
-        """Why there may be no record of `name`: for `why`, never for the client."""
+        """Why there may be no record of `name`: for `why`, never for the client.
+
+        It is found out once for as long as the absence is remembered: whoever repeats a name does not read the store.
+        """
         name_hash = stored_name(org, name)
+        absent = self._known_absent(name_hash)
+        if absent is not None and absent.reason != _UNEXPLAINED:
+            return absent.reason
+        task = self._explaining.get(name_hash)
+        if task is None:
+            task = asyncio.ensure_future(self._explain(org, name, name_hash))
+            self._explaining[name_hash] = task
+            task.add_done_callback(lambda _: self._explaining.pop(name_hash))
+        return await asyncio.shield(task)
+
+    async def _explain(self, org: str, name: str, name_hash: str) -> str:
         try:
             reason = await self._missing_reason(org, name)
         except StoreUnavailable as away:
@@ -281,7 +297,11 @@ class SessionDirectory:
     def _remember(self, name_hash: str, record: Record | None, policies: PolicySet) -> Session | LookupFailure:
         if record is None:
             self._drop(name_hash)
-            failure = LookupFailure("there is no record of that name in the organisation", missing=True)
+            known = self._known_absent(name_hash)
+            if known is not None:
+                # Somebody who waited for the same read has noted it, and perhaps found out why.
+                return known
+            failure = LookupFailure(_UNEXPLAINED, missing=True)
             self._absent[name_hash] = (self._clock.monotonic() + _ABSENT_SECONDS, failure)
             if len(self._absent) > _ABSENT_CAPACITY:
                 self._absent.popitem(last=False)

@@ -125,6 +125,7 @@ async def test_an_absent_name_that_is_written_is_found_at_once(directory: Sessio
 
 
 async def test_absent_names_are_bounded(directory: SessionDirectory, sessions: Counted) -> None:
+    """Row 58."""
     for number in range(10_050):
         await directory.find("acme", f"nobody{number}", NONE)
     reads = sessions.reads
@@ -218,6 +219,26 @@ async def test_why_a_name_is_missing(directory: SessionDirectory, sessions: Coun
     failure = directory.cached("acme", "nobody", NONE)
     assert isinstance(failure, LookupFailure)
     assert failure.reason == "there is no record of that name in organisation 'acme'"
+
+
+async def test_42_why_a_name_is_missing_is_found_out_once(
+    directory: SessionDirectory, sessions: Counted, clock: FakeClock
+) -> None:
+    await directory.put(record("ada", "other"))
+    await directory.find("acme", "nobody", NONE)
+    sessions.reads = 0
+    said = await asyncio.gather(*(directory.explain_missing("acme", "nobody") for _ in range(20)))
+    assert set(said) == {"there is no record of that name in organisation 'acme'"}
+    assert sessions.reads == 1
+    first = asyncio.ensure_future(directory.explain_missing("acme", "somebody"))
+    second = asyncio.ensure_future(directory.explain_missing("acme", "somebody"))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert "no record" in await second, "who goes away takes the answer from nobody"
+    clock.advance(5)
+    sessions.reads = 0
+    await directory.explain_missing("acme", "nobody")
+    assert sessions.reads == 1
 
 
 async def test_names_of_two_organisations_are_two_names(directory: SessionDirectory) -> None:
