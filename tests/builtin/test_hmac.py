@@ -1,4 +1,4 @@
-"""The method `hmac`: signatures of requests, as Tyk's clients and draft-cavage-http-signatures make them."""
+"""The method `hmac`: signatures of requests, as Tyk's clients and draft-cavage-http-signatures make them (row 50)."""
 
 from __future__ import annotations
 

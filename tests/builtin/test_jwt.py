@@ -112,6 +112,7 @@ async def test_what_is_refused_and_why() -> None:
 
 
 async def test_a_token_ends_when_it_says_and_not_before() -> None:
+    """Row 48."""
     async with api(f"{SIMPLE}, skew: {{exp: 10s}}") as gateway:
         clock = gateway.gateway.clock
         assert isinstance(clock, FakeClock)
@@ -138,6 +139,7 @@ async def test_a_public_key_verifies(algorithm: str) -> None:
 
 
 async def test_a_public_key_is_no_secret_even_where_both_kinds_are_allowed() -> None:
+    """Row 46."""
     text = json.dumps(pem("RS256"))
     async with api(f"algorithms: [HS256, RS256], key: {text}, default_policies: gold") as gateway:
         await refused(
@@ -175,6 +177,7 @@ async def test_several_written_keys_are_told_apart_by_their_kid() -> None:
 
 
 async def test_header_fields_that_point_elsewhere_are_not_followed() -> None:
+    """Row 47."""
     async with running_issuer(public_jwk("RS256", 1, kid="evil")) as issuer:
         async with api(f"algorithms: RS256, key: {json.dumps(pem('RS256'))}, default_policies: gold") as gateway:
             for name, value in (("jku", issuer.jwks), ("x5u", issuer.jwks), ("jwk", public_jwk("RS256", 1))):
@@ -305,6 +308,7 @@ async def test_the_kid_may_be_left_out_of_account() -> None:
 
 
 async def test_the_subject_of_a_token_is_not_a_user_and_not_a_key() -> None:
+    """Row 53a."""
     auth = f"[basic, jwt: {{{SIMPLE}}}, key]"
     async with api("", auth) as gateway:
         await gateway.create_user("anna", "secret", "api", quota_max=1, quota_renewal_rate=3600)
@@ -358,6 +362,7 @@ async def test_a_token_in_a_query_or_a_cookie() -> None:
 
 
 async def test_published_keys_are_fetched_and_followed() -> None:
+    """Row 49."""
     async with running_issuer(public_jwk("RS256", kid="one")) as issuer:
         options = f"algorithms: RS256, jwks: '{issuer.jwks}', default_policies: gold"
         async with api(options) as gateway:
@@ -382,6 +387,7 @@ async def test_published_keys_are_fetched_and_followed() -> None:
 
 
 async def test_a_slow_issuer_holds_up_only_who_waits_for_its_keys() -> None:
+    """Row 49."""
     async with (
         running_issuer(public_jwk("RS256", kid="one")) as issuer,
         api(f"algorithms: RS256, jwks: '{issuer.jwks}', default_policies: read") as gateway,
@@ -411,6 +417,7 @@ async def test_a_refused_definition_leaves_no_key_set_behind() -> None:
 
 
 async def test_while_the_issuer_cannot_be_asked_nobody_gets_in() -> None:
+    """Row 49."""
     options = "algorithms: RS256, jwks: 'http://127.0.0.1:9/jwks', default_policies: gold"
     async with api(options) as gateway:
         reply = await ask(gateway, token("RS256", header={"kid": "one"}))

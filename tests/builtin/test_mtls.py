@@ -1,4 +1,4 @@
-"""Client certificates: who is let in, what the upstream is told, and how soon a revocation holds."""
+"""Client certificates: who is let in, what the upstream is told, and how soon a revocation holds (row 52)."""
 
 from __future__ import annotations
 
@@ -330,6 +330,26 @@ async def test_the_upstream_is_told_by_us_alone(wallet: Wallet, upstream: Record
             await ask(gateway, wallet, "", *forged, plain=plain)
             sent = [name.lower() for name in upstream.received[-1].headers]
             assert not any("cert" in name for name in sent)
+
+
+@pytest.mark.parametrize("auth", ["[mtls]", "[mtls: {allow: [FINGERPRINT]}]", "[mtls: {session: true}]"])
+async def test_52_headers_are_no_certificate(wallet: Wallet, upstream: RecordingUpstream, auth: str) -> None:
+    """What proxies and other gateways call a certificate in a header is neither believed nor passed on."""
+    from urllib.parse import quote
+
+    fingerprint, pem = wallet.add("anna"), wallet.pem("anna")
+    names = ("subject: X-Ssl-Subject", "fingerprint: X-Client-Cert", "pem: X-Forwarded-Client-Cert", "der: Client-Cert")
+    plugins = f"plugins: [certificate_headers: {{{', '.join(names)}}}]\n"
+    forged = (
+        f"X-Client-Cert: {fingerprint}", f"X-Forwarded-Client-Cert: {quote(pem)}", "X-Ssl-Subject: CN=anna",
+        f"Client-Cert: :{''.join(pem.splitlines()[1:-1])}:", "X-SSL-Client-Verify: SUCCESS", "X-Forwarded-Proto: https",
+    )  # fmt: skip
+    async with serving(wallet, upstream, auth.replace("FINGERPRINT", fingerprint), plugins) as gateway:
+        for plain in (False, True):
+            status, body = await ask(gateway, wallet, "", *forged, plain=plain)
+            assert (status, body["code"] in ("certificate_missing", "tls_missing")) == (
+                401 if "session" in auth else 403, True)  # fmt: skip
+    assert upstream.received == []
 
 
 async def test_a_list_that_cannot_be_read_or_lets_in_nobody(wallet: Wallet, upstream: RecordingUpstream) -> None:

@@ -1,4 +1,4 @@
-"""What the OAuth 2 server says to single requests: which it refuses, how, and for which private reason."""
+"""What the OAuth 2 server says to single requests: which it refuses, how, and for which private reason (row 51)."""
 
 from __future__ import annotations
 

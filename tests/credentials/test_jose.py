@@ -96,6 +96,7 @@ def test_published_examples_verify(name: str) -> None:
 
 
 def test_the_published_unsecured_token_is_refused() -> None:
+    """Row 46."""
     text = f"eyJhbGciOiJub25lIn0.{PAYLOAD}."
     token = read_token(text)
     assert isinstance(token, Token)
@@ -182,6 +183,7 @@ def test_an_algorithm_that_is_no_text_is_none(algorithm: object) -> None:
 
 
 def test_a_public_key_is_no_secret() -> None:
+    """Row 46."""
     text = pem("RS256")
     signed = sign({"sub": "a"}, "HS256").rpartition(".")[0]
     forged = f"{signed}.{part(hmac.digest(text.encode(), signed.encode(), 'sha256'))}"
@@ -223,6 +225,7 @@ def test_a_key_says_what_it_is_for() -> None:
 
 
 def test_a_kid_is_compared_as_a_whole() -> None:
+    """Row 47."""
     keys = parse_keys(json.dumps({"keys": [public_jwk("ES256", kid="one"), public_jwk("ES384", kid="two")]}))
     assert isinstance(fitting(keys, "ES256", "one"), Key)
     assert isinstance(fitting(keys, "ES256", None), Key)

@@ -1,4 +1,4 @@
-"""Published key sets: fetched when needed, once for all, not too often, and kept while the issuer is away."""
+"""Published key sets: fetched when needed, once for all, not too often, and kept while the issuer is away (row 49)."""
 
 from __future__ import annotations
 

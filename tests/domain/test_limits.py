@@ -76,6 +76,22 @@ def test_no_window_admits_more_than_its_limit(limit: int, window: float, steps: 
     assert all(count <= limit for count in admitted.values())
 
 
+@given(limit=st.integers(1, 5), steps=st.lists(quarters.map(lambda step: step / 8), min_size=1, max_size=120))
+def test_56_no_ten_seconds_hold_more_than_twice_a_limit_of_ten_seconds(limit: int, steps: list[float]) -> None:
+    bucket = Bucket("a", limit, 10.0, "rate")
+    counter: Counter | None = None
+    admitted: list[float] = []
+    now = 1000.0
+    for step in steps:
+        now += step
+        taken = decide((bucket,), (counter,), now)
+        if taken.admitted:
+            counter = taken.counters[0]
+            admitted.append(now)
+    for began in admitted:
+        assert sum(began <= moment < began + 10.0 for moment in admitted) <= 2 * limit
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=6))
 def test_all_buckets_are_taken_or_none(pairs: list[tuple[int, int]]) -> None:
     buckets = [Bucket(str(number), limit, 10, "rate") for number, (limit, _) in enumerate(pairs)]

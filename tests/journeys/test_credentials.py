@@ -191,6 +191,7 @@ async def test_two_authorization_headers_are_refused() -> None:
 
 
 async def test_a_revoked_key_is_refused_on_the_very_next_request() -> None:
+    """Row 53."""
     async with api("[basic, key]") as gateway:
         key = await gateway.create_key("api")
         await gateway.create_user("anna", "test123", "api")

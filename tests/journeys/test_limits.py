@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -163,27 +165,94 @@ async def test_a_write_keeps_the_counters_unless_it_changes_the_limit() -> None:
         assert await remaining() == 8
 
 
-async def test_55_a_client_that_leaves_after_it_was_admitted_is_counted_once() -> None:
-    async def never(received: Received) -> web.StreamResponse:
-        await asyncio.sleep(60)
-        raise AssertionError("nobody waits so long")
+@pytest.mark.parametrize("how", ["fin", "rst"])
+async def test_55_a_request_that_its_client_leaves_is_counted_once_and_not_given_back(how: str) -> None:
+    waiting, answer = asyncio.Queue[None](), asyncio.Event()
 
-    async with recording_upstream(never) as upstream:
+    async def answered(_: Received) -> web.StreamResponse:
+        waiting.put_nowait(None)
+        await answer.wait()
+        return web.Response(text="late")
+
+    async with recording_upstream(answered) as upstream:
         files = {"apis.d/api.yaml": f"{{listen: /api/, auth: key, upstream: '{upstream.url}'}}"}
-        async with running_gateway(files, clock=FakeClock(NOW)) as gateway:
-            key = await gateway.create_key("api", quota_max=10, quota_renewal_rate=3600)
+        async with running_gateway(files) as gateway:
+            key = await gateway.create_key("api", quota_max=10, quota_renewal_rate=3600, rate=10, per=3600)
             host, port = gateway.gateway.listen_addresses[0].split(":")
-            for number in range(3):
+            for _ in range(3):
                 _, writer = await asyncio.open_connection(host, int(port))
                 writer.write(f"GET /api/ HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n\r\n".encode())
                 async with asyncio.timeout(10):
-                    while len(upstream.received) <= number:
-                        await asyncio.sleep(0.01)
-                writer.transport.abort()
-            async with asyncio.timeout(10):
-                while gateway.gateway.connections():
-                    await asyncio.sleep(0.01)
+                    await waiting.get()
+                if how == "rst":
+                    linger = struct.pack("ii", 1, 0)
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.transport.abort() if how == "rst" else writer.close()
             assert (await gateway.tyk("GET", f"/tyk/keys/{key}")).json["quota_remaining"] == 7
+            answer.set()
+            assert shown((await gateway.get("/api/", key=key)).headers)[1] == 6
+            statuses = [(await gateway.get("/api/", key=key)).status for _ in range(7)]
+            assert statuses == [200] * 6 + [429], "the rate has counted the same"
+
+
+async def test_56_at_the_edge_of_a_window_twice_the_rate_passes_and_no_more() -> None:
+    """As docs/limits.md says of fixed windows."""
+    clock = FakeClock(NOW)
+    async with serving(clock=clock) as gateway:
+        key = await gateway.create_key("api", rate=5, per=10)
+
+        async def burst() -> list[int]:
+            return [reply.status for reply in await asyncio.gather(*(gateway.get("/api/", key=key) for _ in range(12)))]
+
+        assert (await gateway.get("/api/", key=key)).status == 200
+        clock.advance(9.75)
+        assert sorted(await burst()) == [200] * 4 + [429] * 8
+        clock.advance(0.25)
+        assert sorted(await burst()) == [200] * 5 + [429] * 7
+        clock.advance(9.75)
+        assert await burst() == [429] * 12, "those refused opened no window of their own"
+
+
+@pytest.mark.parametrize("fields, error", [
+    *(('"quota_max": ' + text, error) for text, error in (
+        ("0", ""), ("-1", ""), (str(-(2**63)), ""), (str(2**63 - 1), ""), (str(2**63), "quota_max:"), ("NaN", "line 1"),
+        ("true", "quota_max:"), ("1.5", "quota_max:"), ('"5"', "quota_max:"), ("1e400", "line 1"),
+        ("1" + "0" * 400, "line 1"),
+    )),
+    *(('"per": ' + text, error) for text, error in (
+        ("0", ""), ("-1", "per:"), ("NaN", "line 1"), ("1e400", "line 1"), ("1e308", "per:"), ('"1"', "per:"),
+    )),
+    *(('"rate": ' + text, error) for text, error in (
+        ("0", ""), ("-1", ""), ("1", "per:"), ("1e308", "rate:"), ("-Infinity", "line 1"), ("[]", "rate:"),
+        ('1, "per": 0', "per:"), ('1, "per": -1', "per:"), ('-1, "per": -1', "per:"), ('9, "per": 1.5', ""),
+    )),
+    ('"quota_renewal_rate": -1', ""), ('"quota_renewal_rate": 1.5', "quota_renewal_rate:"),
+])  # fmt: skip
+async def test_57_numbers_that_are_no_limit(fields: str, error: str) -> None:
+    """Refused by name, or unlimited as the pages say; never a limit that somebody did not mean, never a 5xx."""
+    async with serving() as gateway:
+        body = f'{{"access_rights": {{"api": {{"api_id": "api"}}}}, {fields}}}'
+        made = await gateway.tyk("POST", "/tyk/keys", data=body)
+        if error:
+            assert made.status == 400, made.text
+            assert any(line.startswith(error) for line in made.json["details"]), made.text
+            return
+        key = made.json["key"]
+        assert [(await gateway.get("/api/", key=key)).status for _ in range(3)] == [200] * 3
+        shown_again = (await gateway.tyk("GET", f"/tyk/keys/{key}")).json
+        assert (await gateway.tyk("PUT", f"/tyk/keys/{key}", shown_again)).status == 200
+
+
+@pytest.mark.parametrize("limit", [
+    "quota: -1/1d", "quota: 0/1d", "quota: 1.5/1d", "quota: .nan", "quota: 5", "quota: 9223372036854775808/1d",
+    "rate: 1/0s", "rate: 1/-1s", "rate: 0/1s", "rate: .inf", "rate: 1e400/1s",
+])  # fmt: skip
+async def test_57_a_policy_says_what_it_means_or_is_refused(limit: str) -> None:
+    async with serving() as gateway:
+        verdict = await gateway.reload({"policies.d/gold.yaml": f"access: {{api: {{}}}}\n{limit}\n"})
+        assert not verdict.ok
+        ((file, line),) = [(Path(one.file).name, one.line) for one in verdict.diagnostics]
+        assert (file, line) == ("gold.yaml", 2)
 
 
 async def flood(gateway: GatewayFixture, key: str, requests: int, connections: int) -> Counter[int]:
@@ -213,7 +282,7 @@ async def flood(gateway: GatewayFixture, key: str, requests: int, connections: i
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 async def test_a_thousand_requests_at_once_against_a_quota_of_a_hundred(store: str, tmp_path: Path) -> None:
-    """Twenty runs on each store: exactly a hundred pass, every time, and the count is what the store says."""
+    """Row 54: twenty runs on each store: exactly a hundred pass, every time, and the count is what the store says."""
     async with serving(store=store, folder=tmp_path) as gateway:
         for _ in range(20):
             key = await gateway.create_key("api", quota_max=100, quota_renewal_rate=3600)

@@ -45,7 +45,7 @@ async def statuses(gateway: GatewayClient, path: str, count: int, key: str | Non
 
 @pytest.mark.slow
 async def test_two_gateways_let_exactly_the_quota_through(redis_server: RedisServer, tmp_path: Path) -> None:
-    """Promise: of 2,000 attempts at two gateways at once, exactly the quota of 100 are let through."""
+    """Row 54: of 2,000 attempts at two gateways at once, exactly the quota of 100 are let through."""
     environ = {"AIOGATE_STORE": redis_server.url, "AIOGATE_REDIS__PREFIX": f"{uuid4().hex}:"}
     # An exact count needs patience with a busy machine; with a limit of 50 ms a stall would be answered with 503.
     environ |= {"AIOGATE_REDIS__TIMEOUT": "5s"}
@@ -116,7 +116,7 @@ async def test_a_gateway_starts_without_redis_and_is_ready_when_it_comes(harmed:
 
 @pytest.mark.parametrize("heard", [True, False])
 async def test_a_revocation_elsewhere_holds_within_a_second(redis_server: RedisServer, heard: bool) -> None:
-    """By a message; and when messages are lost, when the cache ends."""
+    """Row 53: by a message; and when messages are lost, when the cache ends."""
     shared = {"store": redis_server.url, "redis__prefix": f"{uuid4().hex}:", "redis__timeout": "2s"}
     cache = "10m" if heard else "300ms"
     async with running_gateway(FILES, **shared) as one, running_gateway(FILES, sessions__cache=cache, **shared) as two:

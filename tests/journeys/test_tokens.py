@@ -54,6 +54,7 @@ def key(number: int) -> dict[str, Any]:
 
 @pytest.mark.slow
 async def test_nobody_is_refused_while_keys_rotate() -> None:
+    """Row 49."""
     rotations, clients = 5, 8
     clock = FakeClock(NOW)
     for number in range(rotations + 1):

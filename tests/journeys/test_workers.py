@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 from aiohttp import ClientError
 
-from aiogate.testing import GatewayProcess, RecordingUpstream
+from aiogate.testing import GatewayProcess, RecordingUpstream, subprocess_gateway
+from aiogate.testing.gateway import write_files
 
 FILES = {
     "apis.d/mocked.yaml": "{listen: /mocked/, auth: none, plugins: [mock: one]}",
@@ -171,6 +174,38 @@ async def test_writers_in_two_workers_do_not_see_past_each_other(crew: Crew, tmp
                 "either the policy comes or the API goes"
             )
         assert not list(gateway.folder.rglob(".*lock*"))
+
+
+@pytest.mark.slow
+async def test_54_ten_thousand_requests_at_two_gateways_of_two_workers(redis_server: Any, tmp_path: Path) -> None:
+    environ = {"AIOGATE_REDIS__PREFIX": f"{uuid4().hex}:", "AIOGATE_REDIS__TIMEOUT": "10s"}
+    arguments = ("--store", redis_server.url, "--workers", "2")
+    async with AsyncExitStack() as stack:
+        gateways = []
+        for name in ("one", "two"):
+            write_files(tmp_path / name, FILES)
+            starting = subprocess_gateway(tmp_path / name, *arguments, environ=environ, within=60)
+            gateways.append(await stack.enter_async_context(starting))
+        key = await gateways[0].create_key("keyed", quota_max=1000, quota_renewal_rate=3600)
+        statuses = await asyncio.gather(*(flood(gateways[number % 2].url, key, 100) for number in range(100)))
+        found = Counter(status for part in statuses for status in part)
+        assert found == {200: 1000, 403: 9000}
+        assert (await gateways[1].tyk("GET", f"/tyk/keys/{key}")).json["quota_remaining"] == 0
+
+
+async def flood(url: str, key: str, requests: int) -> list[int]:
+    """The statuses of so many requests, pipelined on one connection."""
+    address = urlsplit(url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(f"GET /keyed/ HTTP/1.1\r\nHost: a\r\nAuthorization: {key}\r\n\r\n".encode() * requests)
+    statuses = []
+    for _ in range(requests):
+        head = await reader.readuntil(b"\r\n\r\n")
+        statuses.append(int(head.split()[1]))
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]))
+    writer.close()
+    await writer.wait_closed()
+    return statuses
 
 
 @pytest.mark.slow
