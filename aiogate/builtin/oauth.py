@@ -327,16 +327,19 @@ class Endpoints:
             name, secret = presented
         if not name:
             return self.stranger("neither an Authorization header nor client_id names a client")
-        failures, counted = self.failures, f"{self.api}\0{name}"
-        if not failures.quiet and (wait := failures.wait(exchange.client_ip, counted)):
-            return throttled(exchange.client_ip, wait, "client secrets", f"client {name[:100]!r}")
+        if (waiting := self.waiting(exchange, name)) is not None:
+            return waiting
         client = await self.book.authenticate(self.api, name, secret)
+        # Asked again: of many guesses at once, those beyond the limit are not answered either.
+        if (waiting := self.waiting(exchange, name)) is not None:
+            return waiting
+        counted = f"{self.api}\0{name}"
         if client is not None:
-            if secret and not failures.quiet:
-                failures.passed(exchange.client_ip, counted)
+            if secret and not self.failures.quiet:
+                self.failures.passed(exchange.client_ip, counted)
             return client
         if secret:
-            failures.failed(exchange.client_ip, counted)
+            self.failures.failed(exchange.client_ip, counted)
         known = await self.book.client(self.api, name)
         if known is None:
             elsewhere = ", ".join(await self.book.apis_of(name))
@@ -345,6 +348,13 @@ class Endpoints:
         if known.public:
             return self.stranger(f"client {name} has no secret, and one was presented")
         return self.stranger(f"the secret of client {name} is {'wrong' if secret else 'missing'}")
+
+    def waiting(self, exchange: Exchange, name: str) -> Problem | None:
+        """The refusal of an address that has presented too many wrong secrets."""
+        if self.failures.quiet:
+            return None
+        wait = self.failures.wait(exchange.client_ip, f"{self.api}\0{name}")
+        return throttled(exchange.client_ip, wait, "client secrets", f"client {name[:100]!r}") if wait else None
 
     def stranger(self, reason: str) -> Problem:
         problem = refused("invalid_client", "the client is not who it says", reason, 401)

@@ -410,6 +410,26 @@ async def test_42_a_search_for_a_client_secret_is_stopped() -> None:
         assert (await shop.token("app", **form)).status == 200
 
 
+async def test_42_guesses_at_once_hear_no_more_than_guesses_one_by_one() -> None:
+    async with running_gateway(FILES, failures__user="3/1m") as gateway:
+        shop = Shop(gateway, FakeClock())
+        await shop.client("app")
+        vault = gateway.gateway.store.vault
+        read = vault.get
+
+        async def slowly(name: str) -> Any:
+            await asyncio.sleep(0.02)
+            return await read(name)
+
+        vault.get = slowly  # type: ignore[method-assign]
+        secrets = [*(f"wrong-{number}" for number in range(30)), shop.secrets["app"]]
+        form = {"grant_type": "client_credentials"}
+        answers = await asyncio.gather(*(shop.token("app", **form, client_secret=secret) for secret in secrets))
+        statuses = [answer.status for answer in answers]
+        assert statuses.count(401) <= 3
+        assert statuses.count(429) >= 27
+
+
 async def test_a_user_and_password_are_a_grant(shop: Shop) -> None:
     await shop.gateway.create_user("anna", "secret", "shop", quota_max=10, per=1)
     form = {"grant_type": "password", "username": "anna"}
