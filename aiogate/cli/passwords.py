@@ -41,27 +41,14 @@ def read_password(from_stdin: bool) -> str:
 @as_json
 def hash_password(cost: int, algorithm: Literal["bcrypt", "argon2id"], as_json: bool) -> None:
     """Print the hash of a password, which is typed twice and not shown, or read from a pipe."""
-    import asyncio
-
-    from aiogate.clock import SystemClock
-    from aiogate.credentials.hashes import argon2_is_installed
-    from aiogate.credentials.passwords import Passwords
+    from aiogate.credentials.hashes import argon2_is_installed, hashed, mistake
 
     if algorithm == "argon2id" and not argon2_is_installed():
         raise click.ClickException("argon2id needs the extra `argon2`: pip install 'aiogate[argon2]'")
-    password = read_password(from_stdin=not sys.stdin.isatty())
-
-    async def hashed() -> str:
-        passwords = Passwords(SystemClock(), algorithm=algorithm, cost=cost, threads=1)
-        try:
-            return await passwords.hash(password)
-        finally:
-            await passwords.close()
-
-    try:
-        found = asyncio.run(hashed())
-    except ValueError as refused:
-        raise click.ClickException(str(refused)) from refused
+    password = read_password(from_stdin=not sys.stdin.isatty()).encode("utf-8", "surrogateescape")
+    if wrong := mistake(password, algorithm):
+        raise click.ClickException(wrong)
+    found = hashed(password, algorithm, cost)
     if as_json:
         print_json({"hash": found})
     else:

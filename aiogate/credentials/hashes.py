@@ -1,7 +1,7 @@
 """The hashes of passwords that are made and verified here: bcrypt, and Argon2id with the extra `argon2`.
 
 A stored hash says by its prefix what it is. Whatever cannot be verified does not match; why it cannot is told to the
-operator. The functions that hash take long: they belong into a thread.
+operator. The functions that hash take long: in a gateway they run in processes of their own (`hasher`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from typing import Final, Literal
-
-import bcrypt
 
 __all__ = ["COSTS", "Algorithm", "argon2_is_installed", "hash_mistake", "hashed", "kind_of_hash", "matches", "mistake"]
 
@@ -89,6 +87,8 @@ def mistake(password: bytes, algorithm: Algorithm) -> str:
 def hashed(password: bytes, algorithm: Algorithm, cost: int) -> str:
     """The hash of a new password. `cost` is bcrypt's. Argon2id takes 19 MiB and two passes, as OWASP advises."""
     if algorithm == "bcrypt":
+        import bcrypt
+
         return bcrypt.hashpw(password, bcrypt.gensalt(cost)).decode("ascii")
     from argon2 import PasswordHasher
 
@@ -98,6 +98,8 @@ def hashed(password: bytes, algorithm: Algorithm, cost: int) -> str:
 def matches(password: bytes, stored: str, algorithm: Algorithm) -> bool:
     """Whether a password has this hash, of which `algorithm` is the kind."""
     if algorithm == "bcrypt":
+        import bcrypt
+
         return bcrypt.checkpw(password, stored.encode("ascii"))
     from argon2 import PasswordHasher
     from argon2.exceptions import InvalidHashError, VerificationError

@@ -1,7 +1,7 @@
 """Passwords: hashing away from the event loop, and a memory of what was verified a moment ago.
 
 New hashes are bcrypt's or, with the extra `argon2`, Argon2id's; both are verified side by side, by their prefix. bcrypt
-at cost 10 takes 54 ms of a core, so it runs in few threads of low priority with a short queue; what does not fit is
+at cost 10 takes 54 ms of a core, so it runs in few processes of low priority with a short queue; what does not fit is
 refused as overload instead of piling up. A verified credential is remembered for a minute under a digest keyed with a
 random key of this process: the memory holds neither the password nor anything that another process could use. A wrong
 password is never remembered, so each guess costs its bcrypt.
@@ -13,43 +13,31 @@ import asyncio
 import hmac
 import os
 import secrets
-import sys
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine
 from hashlib import blake2b
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiogate.clock import Clock
-from aiogate.credentials.hashes import (
-    COSTS,
-    Algorithm,
-    hash_mistake,
-    hashed,
-    kind_of_hash,
-    matches,
-    mistake,
-    of_nothing,
-)
+from aiogate.credentials.hashers import HasherLost, Hashers
+from aiogate.credentials.hashes import COSTS, Algorithm, hash_mistake, kind_of_hash, mistake, of_nothing
 
 __all__ = ["Passwords", "PasswordsBusyError"]
 
 _CAPACITY: Final = 100_000
-_NICE: Final = 19
 
 _T = TypeVar("_T")
 
 
 class PasswordsBusyError(Exception):
-    """More passwords are waiting to be hashed than the queue holds; the caller answers 503."""
+    """More passwords are waiting to be hashed than the queue holds, or nothing can hash; the caller answers 503."""
 
 
 class Passwords:
     """Hashes and verifies passwords.
 
     New hashes are of `algorithm`; `cost` is bcrypt's. A verified credential is remembered for `cache_seconds`, or for
-    as long as its API says; 0: never. At most `threads` run at once (default: the cores of this machine) and at most
+    as long as its API says; 0: never. At most `processes` run at once (default: the cores of this machine) and at most
     `queue` wait.
     """
 
@@ -60,7 +48,7 @@ class Passwords:
         algorithm: Algorithm = "bcrypt",
         cost: int = 10,
         cache_seconds: float = 60.0,
-        threads: int | None = None,
+        processes: int | None = None,
         queue: int = 32,
     ) -> None:
         if cost not in COSTS:
@@ -69,13 +57,13 @@ class Passwords:
         self._algorithm = algorithm
         self._cost = cost
         self._cache_seconds = cache_seconds
-        threads = threads or os.cpu_count() or 1
-        self._room = threads + queue
-        self._pending = 0
-        self._pool = ThreadPoolExecutor(threads, "passwords", initializer=_be_nice)
+        processes = processes or os.cpu_count() or 1
+        self._room = processes + queue
+        self._hashers = Hashers(processes)
+        self._pending: set[asyncio.Task[Any]] = set()
         self._key = secrets.token_bytes(32)
         self._verified: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
-        self._flights: dict[bytes, asyncio.Future[bool]] = {}
+        self._flights: dict[bytes, asyncio.Task[bool]] = {}
         self._nothing = of_nothing(algorithm, cost)
 
     async def hash(self, password: str) -> str:
@@ -87,9 +75,12 @@ class Passwords:
         data = _encoded(password)
         if wrong := mistake(data, self._algorithm):
             raise ValueError(wrong)
-        if self._pending >= self._room:
-            raise PasswordsBusyError(f"{self._pending} passwords are waiting to be hashed")
-        return await asyncio.shield(self._submit(hashed, data, self._algorithm, self._cost))
+        if len(self._pending) >= self._room:
+            raise PasswordsBusyError(f"{len(self._pending)} passwords are waiting to be hashed")
+        try:
+            return await asyncio.shield(self._begun(self._hashers.hashed(data, self._algorithm, self._cost)))
+        except HasherLost as lost:
+            raise PasswordsBusyError(str(lost)) from None
 
     def remembered(self, name_hash: str, stored_hash: str, password: str, cache: float | None = None) -> bool:
         """Whether this very credential was verified in the last `cache` seconds (None: as set). Never waits."""
@@ -116,12 +107,15 @@ class Passwords:
         digest = self._digest(name_hash, stored_hash, password)
         flight = self._flights.get(digest)
         if flight is None:
-            if self._pending >= self._room:
+            if len(self._pending) >= self._room:
                 return None
-            flight = self._submit(matches, data, stored_hash, algorithm)
+            flight = self._begun(self._hashers.matches(data, stored_hash, algorithm))
             self._flights[digest] = flight
             flight.add_done_callback(lambda _: self._flights.pop(digest, None))
-        matched = await asyncio.shield(flight)
+        try:
+            matched = await asyncio.shield(flight)
+        except HasherLost:
+            return None
         if matched and (self._cache_seconds if cache is None else cache) > 0:
             self._remember(name_hash, digest)
         return matched
@@ -140,19 +134,20 @@ class Passwords:
         self._verified.pop(name_hash, None)
 
     async def close(self) -> None:
-        """Let go of the threads. What still waits is cancelled."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the processes. What still waits is told that it is overload."""
+        await self._hashers.close()
+        await asyncio.gather(*self._pending, return_exceptions=True)
 
-    def _submit(self, work: Callable[..., _T], *arguments: object) -> asyncio.Future[_T]:
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
-        self._pending += 1
-        future.add_done_callback(self._landed)
-        return future
+    def _begun(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._pending.add(task)
+        task.add_done_callback(self._landed)
+        return task
 
-    def _landed(self, future: asyncio.Future[_T]) -> None:
-        self._pending -= 1
-        if not future.cancelled():
-            future.exception()  # marks it as seen when every caller has gone away
+    def _landed(self, task: asyncio.Task[Any]) -> None:
+        self._pending.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as seen when every caller has gone away
 
     def _remember(self, name_hash: str, digest: bytes) -> None:
         self._verified[name_hash] = (digest, self._clock.monotonic())
@@ -169,9 +164,3 @@ class Passwords:
 def _encoded(password: str) -> bytes:
     # Bytes of a header that are not UTF-8 arrive as surrogates.
     return password.encode("utf-8", "surrogateescape")
-
-
-def _be_nice() -> None:
-    """Give this thread the lowest priority: on Linux, threads have one each."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -135,7 +135,7 @@ def services_of(settings: Settings, store: Store, clock: Clock, secret: str = ""
         counters=store.counters,
         passwords=Passwords(
             # All workers together use each core once.
-            threads=max(1, (os.cpu_count() or 1) // settings.workers),
+            processes=max(1, (os.cpu_count() or 1) // settings.workers),
             cost=settings.passwords.cost,
             cache_seconds=settings.passwords.cache,
             clock=clock,

@@ -118,7 +118,10 @@ def make_definition(text: str = _DEFINITION, file: str = "apis.d/test.yaml") -> 
 
 
 def make_services(clock: Clock | None = None) -> Services:
-    """Services on a store in memory, with a `FakeClock` unless another is given; passwords cost little to hash."""
+    """Services on a store in memory, with a `FakeClock` unless another is given; passwords cost little to hash.
+
+    Whoever has passwords hashed awaits `passwords.close()` at the end: that ends the processes which did it.
+    """
     clock = clock or FakeClock()
     store = MemoryStore(clock)
     return Services(

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import bcrypt
 import pytest
 
-from aiogate.credentials import hashes as module
+from aiogate.credentials.hashers import Hashers
+from aiogate.credentials.hashes import Algorithm, matches
 from aiogate.credentials.passwords import Passwords, PasswordsBusyError
 from aiogate.testing.clock import FakeClock
 
 NAME = "a" * 64
 
 
-class Bcrypt:
-    """Counts the comparisons of the real one, and can hold them back."""
+class Counted:
+    """Compares here instead of in children, counts, and can hold the comparisons back."""
 
     def __init__(self) -> None:
         self.compared = 0
-        self.gate = threading.Event()
+        self.gate = asyncio.Event()
         self.gate.set()
 
-    def checkpw(self, password: bytes, stored: bytes) -> bool:
+    async def matches(self, password: bytes, stored: str, algorithm: Algorithm) -> bool:
         self.compared += 1
-        assert self.gate.wait(10)
-        return bcrypt.checkpw(password, stored)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(bcrypt, name)
+        await self.gate.wait()
+        return matches(password, stored, algorithm)
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Bcrypt:
-    counted = Bcrypt()
-    monkeypatch.setattr(module, "bcrypt", counted)
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    counted = Counted()
+    monkeypatch.setattr(Hashers, "matches", lambda self, *arguments: counted.matches(*arguments))
     return counted
 
 
@@ -86,7 +80,7 @@ async def test_what_bcrypt_cannot_take_is_refused_when_hashed_and_never_matches(
     "stored",
     ["", "test123", "$2b$", "$2b$04$short", "$2b$31$" + "." * 53, "$2b$03$" + "." * 53, "$5$04$" + "." * 53, "é" * 60],
 )
-async def test_a_hash_that_is_not_bcrypt_never_matches_and_costs_nothing(counted: Bcrypt, stored: str) -> None:
+async def test_a_hash_that_is_not_bcrypt_never_matches_and_costs_nothing(counted: Counted, stored: str) -> None:
     async with opened() as passwords:
         assert await passwords.verify(NAME, stored, "test123") is False
     assert counted.compared == 0
@@ -99,7 +93,7 @@ async def test_bytes_that_are_not_text_are_a_wrong_password() -> None:
         assert not passwords.remembered(NAME, stored, "caf\udce9")
 
 
-async def test_a_verified_credential_is_remembered_for_a_while(counted: Bcrypt) -> None:
+async def test_a_verified_credential_is_remembered_for_a_while(counted: Counted) -> None:
     clock = FakeClock()
     async with opened(clock, cache_seconds=60) as passwords:
         stored = await passwords.hash("test123")
@@ -125,7 +119,7 @@ async def test_what_is_remembered_is_this_user_this_hash_and_this_password() -> 
         assert not passwords.remembered(NAME, stored, "test123")
 
 
-async def test_a_wrong_password_is_never_remembered(counted: Bcrypt) -> None:
+async def test_a_wrong_password_is_never_remembered(counted: Counted) -> None:
     async with opened() as passwords:
         stored = await passwords.hash("test123")
         await passwords.verify(NAME, stored, "test123")
@@ -149,8 +143,8 @@ async def test_the_memory_holds_no_password() -> None:
         assert "very-secret" not in repr([getattr(passwords, name) for name in vars(passwords)])
 
 
-async def test_the_same_credential_is_compared_once_for_all_who_wait(counted: Bcrypt) -> None:
-    async with opened(threads=1, queue=0) as passwords:
+async def test_the_same_credential_is_compared_once_for_all_who_wait(counted: Counted) -> None:
+    async with opened(processes=1, queue=0) as passwords:
         stored = await passwords.hash("test123")
         counted.gate.clear()
         asking = [asyncio.ensure_future(passwords.verify(NAME, stored, "test123")) for _ in range(100)]
@@ -163,8 +157,8 @@ async def test_the_same_credential_is_compared_once_for_all_who_wait(counted: Bc
     assert counted.compared == 1
 
 
-async def test_what_does_not_fit_the_queue_is_overload(counted: Bcrypt) -> None:
-    async with opened(threads=1, queue=2) as passwords:
+async def test_what_does_not_fit_the_queue_is_overload(counted: Counted) -> None:
+    async with opened(processes=1, queue=2) as passwords:
         stored = await passwords.hash("test123")
         counted.gate.clear()
         asking = [asyncio.ensure_future(passwords.verify(NAME, stored, f"wrong{number}")) for number in range(5)]
@@ -177,31 +171,12 @@ async def test_what_does_not_fit_the_queue_is_overload(counted: Bcrypt) -> None:
         assert await passwords.verify(NAME, stored, "test123") is True
 
 
-async def test_an_unknown_user_costs_what_a_wrong_password_costs(counted: Bcrypt) -> None:
+async def test_an_unknown_user_costs_what_a_wrong_password_costs(counted: Counted) -> None:
     async with opened() as passwords:
         assert await passwords.verify_nothing("test123") is False
         assert await passwords.verify_nothing("test123") is False
         assert counted.compared == 2
         assert passwords._nothing.startswith("$2b$04$")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
-async def test_hashing_gives_way_to_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    real: Callable[[bytes, bytes], bool] = bcrypt.checkpw
-
-    class Watched:
-        @staticmethod
-        def checkpw(password: bytes, stored: bytes) -> bool:
-            seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-            return real(password, stored)
-
-    async with opened() as passwords:
-        stored = await passwords.hash("test123")
-        monkeypatch.setattr(module, "bcrypt", Watched)
-        await passwords.verify(NAME, stored, "test123")
-    assert seen == [19]
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
 
 
 @pytest.mark.parametrize("cost", [3, 18])
