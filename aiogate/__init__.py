@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aiogate.config.headers import EditableHeader, HeaderName, HeaderValue
     from aiogate.config.match import Method, PathEntry, PathTable
     from aiogate.config.model import Model
-    from aiogate.config.units import Capture, Duration, Pattern, Rate, Size, Timestamp
+    from aiogate.config.units import Capture, Duration, Pattern, Rate, Size, Timestamp, format_timestamp
     from aiogate.credentials.certificates import ClientCertificate
     from aiogate.credentials.jose import Token
     from aiogate.credentials.oauth import OAuthClient, OAuthGrant, OAuthIssued
@@ -79,6 +79,7 @@ __all__ = [
     "Timestamp",
     "Token",
     "TokenRights",
+    "format_timestamp",
     "hookimpl",
 ]
 

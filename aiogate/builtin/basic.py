@@ -81,9 +81,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     cache = config.cache
     body = config.body
     org = context.definition.org
-    realm = quoted(config.realm if config.realm is not None else context.definition.name)
-    challenge = ("WWW-Authenticate", f'Basic realm="{realm}", charset="UTF-8"')
-    refusal = PROBLEMS["auth_failed"].with_header(*challenge)
+    realm = config.realm if config.realm is not None else context.definition.name
+    refusal = PROBLEMS["auth_failed"].with_challenge("Basic", realm=realm, charset="UTF-8")
+    busy = PROBLEMS["auth_busy"].because("the queue of passwords to verify is full, or nothing can hash; see the log")
     alone = len(context.siblings) == 1
 
     def authenticate(exchange: Exchange) -> Session | Problem | None | Awaitable[Session | Problem | None]:
@@ -135,8 +135,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
             # As slow as a wrong password, so that the time does not tell whether the user exists.
             for _ in variants(presented.password):
                 if await passwords.verify_nothing(presented.password) is None:
-                    return PROBLEMS["auth_busy"]
+                    return busy
             failures.failed(exchange.client_ip, presented.user)
+            # The name is not told: where it is no user's it may be a key.
             if not isinstance(found, LookupFailure):
                 return refusal.because(f"the name belongs to a session of kind {found.kind}, not to a basic-auth user")
             reason = await sessions.explain_missing(org, presented.user) if found.missing else found.reason
@@ -144,7 +145,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         for variant in variants(presented.password):
             verdict = await passwords.verify(found.name_hash, found.password, variant, cache)
             if verdict is None:
-                return PROBLEMS["auth_busy"].because("the queue of passwords to verify is full")
+                return busy
             if verdict:
                 break
         if verdict and variant is presented.password:
@@ -153,12 +154,14 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         failures.failed(exchange.client_ip, presented.user)
         if unusable := passwords.unusable(found.password):
             return refusal.because(f"the password of user {found.label} is stored as {unusable}")
+        if impossible := passwords.impossible(found.password, presented.password):
+            return refusal.because(f"no user has what was presented as the password of {found.label}: {impossible}")
         return refusal.because(wrong_password(found, presented.password, trimmed_matches=bool(verdict)))
 
     return Authenticator(
         kind="basic",
         authenticate=authenticate,
-        missing=PROBLEMS["auth_missing"].with_header(*challenge),
+        missing=PROBLEMS["auth_missing"].with_challenge("Basic", realm=realm, charset="UTF-8"),
         credential_headers=("Authorization",),
     )
 
@@ -171,12 +174,14 @@ def throttled(address: str, user: str, wait: float) -> Problem:
 def search(places: Body, text: str) -> Credentials | Problem:
     """The credentials in a body, or what is wrong with it in Tyk's words (spec/middleware.md section 2)."""
     found: list[str] = []
-    for name, capture in (("username", places.user), ("password", places.password)):
+    for name, key, capture in (("username", "user", places.user), ("password", "password", places.password)):
         matched, part = capture.find(text)
         if not matched:
-            return malformed_body(f"Body do not contain {name}")
+            reason = f"the pattern `body.{key}` matches nothing in a body of {len(text)} characters"
+            return malformed_body(f"Body do not contain {name}").because(reason)
         if part is None:
-            return malformed_body(f"{name} should be inside regexp match group")
+            reason = f"the pattern `body.{key}` matches, and its group takes no part in that"
+            return malformed_body(f"{name} should be inside regexp match group").because(reason)
         found.append(part)
     if any("\ufffd" in part for part in found):
         return malformed_body("Body do not contain username").because("user name or password is not UTF-8")
@@ -239,9 +244,3 @@ def wrong_password(session: Session, password: str, *, trimmed_matches: bool) ->
     verdict = "it would be right without" if trimmed_matches else "it would be wrong without, too"
     hint = "; `echo` adds a newline, `printf` and `echo -n` do not" if end == "a newline" else ""
     return f"the password of user {session.label} ends in {end}; {verdict}{hint}"
-
-
-def quoted(text: str) -> str:
-    """For a quoted string in a header (RFC 9110 section 5.6.4)."""
-    printable = "".join(char if " " <= char <= "~" else "?" for char in text)
-    return printable.replace("\\", "\\\\").replace('"', '\\"')

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -24,6 +24,7 @@ from aiogate import (
     MiddlewareKind,
     Model,
     Stage,
+    format_timestamp,
     hookimpl,
 )
 
@@ -52,16 +53,12 @@ def aiogate_middleware() -> MiddlewareKind:
     )
 
 
-def moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 TELLERS: Final[Mapping[str, Callable[[ClientCertificate], str]]] = {
     "subject": lambda certificate: certificate.subject,
     "issuer": lambda certificate: certificate.issuer,
     "serial": lambda certificate: certificate.serial,
     "fingerprint": lambda certificate: certificate.fingerprint,
-    "not_after": lambda certificate: moment(certificate.not_after),
+    "not_after": lambda certificate: format_timestamp(certificate.not_after),
     "pem": lambda certificate: quote(certificate.pem, safe=""),
     "der": lambda certificate: f":{base64.b64encode(certificate.der).decode()}:",
 }
@@ -86,5 +83,7 @@ def build(config: Config, context: BuildContext) -> Middleware:
     return Middleware(on_request=tell)
 
 
+@lru_cache(maxsize=1024)
 def spelled(name: str) -> str:
+    """The name as careless servers see it. Clients send the same names again and again."""
     return name.lower().replace("_", "-")

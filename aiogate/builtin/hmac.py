@@ -144,9 +144,8 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         if AUX_DATE in covered:
             covered.add("date")
         needed = required_with_body if exchange.body.present else required
-        missing = [name for name in needed if name not in covered]
-        if missing:
-            return f"the signature does not cover {', '.join(missing)}, which this API requires"
+        if left_out := [name for name in needed if name not in covered]:
+            return f"the signature does not cover {', '.join(left_out)}, which this API requires"
         return off_date(exchange, covered) if config.skew is not None else ""
 
     def off_date(exchange: Exchange, covered: set[str]) -> str:
@@ -169,7 +168,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         found = await sessions.find(org, signature.key, exchange.policies)
         if isinstance(found, LookupFailure):
             reason = await sessions.explain_missing(org, signature.key) if found.missing else found.reason
-            return refusal.because(reason)
+            return refusal.because(f"the keyId names no key: {reason}")
         key = await certified(found) if signature.algorithm == "rsa-sha256" else None
         if wrong := wrong_key(exchange, signature, found, key):
             return refusal.because(wrong)
@@ -207,7 +206,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     def wrong_key(exchange: Exchange, signature: Presented, session: Session, key: Any) -> str:
         """Why this session did not make the signature; empty: it did."""
         if session.kind != "hmac":
-            return f"the name belongs to a session of kind {session.kind} ({session.label}), which signs no requests"
+            return f"the keyId names a session of kind {session.kind} ({session.label}), which signs no requests"
         message = signing_string(exchange, signature.headers, with_query=with_query)
         if isinstance(message, str):
             return message
@@ -246,9 +245,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     return Authenticator(
         kind="hmac",
         authenticate=authenticate,
-        missing=replace(
-            PROBLEMS["auth_missing"], status=400, message=refusal.message, event="AuthFailure"
-        ).with_challenge("Signature", realm=context.definition.name, headers=" ".join(required)),
+        missing=missing,
         credential_headers=(config.header,),
     )
 

@@ -31,7 +31,6 @@ from aiogate import (
     BuildContext,
     Duration,
     Exchange,
-    HeaderName,
     LookupFailure,
     Places,
     Problem,
@@ -50,7 +49,7 @@ _UNKNOWN_SECONDS = 5.0
 _LONGEST = 16 * 1024
 
 
-class Config(TokenRights):
+class Config(TokenRights, Places):
     """The server, how it is asked, how long its answers hold, and what a token opens."""
 
     url: Text
@@ -63,14 +62,9 @@ class Config(TokenRights):
     issuer: Texts = ()
     audience: Texts = ()
     skew: Annotated[Duration, Field(le=300)] = 0.0
-    header: HeaderName | None = "Authorization"
-    query: str | None = None
-    cookie: str | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
-        if not (self.header or self.query or self.cookie):
-            raise ValueError("a token needs a place: header, query or cookie")
         if not self.opens:
             raise ValueError(
                 "nothing says what a token opens: add `default_policies`, `policy_claim`, `client_claim` or `scopes`"
@@ -106,7 +100,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     )
     memory = tokens.memory(Known)
     flights: dict[str, asyncio.Task[Known | Problem]] = {}
-    present = Places(config.header, config.query, config.cookie).reader(of_header(context.siblings))
+    present = config.reader(of_header(context.siblings))
     realm = context.definition.name
     headers, form = asking(config)
 
@@ -171,7 +165,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
             return PROBLEMS["issuer_unavailable"].because(f"the introspection at {config.url} failed: {answer}")
         now = clock.now()
         if answer.get("active") is not True:
-            known = Known(refused("the introspection says that the token is not active"), now + unknown_for())
+            said = answer.get("active")
+            reason = "that the token is not active" if said is False else f"`active`: {said!r}, which is not true"
+            known = Known(refused(f"the introspection says {reason}"[:300]), now + unknown_for())
         else:
             token = Token({}, answer)
             until = check(token, now)
@@ -197,9 +193,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         name = config.client_of(token)
         if name is not None:
             found = await sessions.find(org, name, exchange.policies)
-            usable = isinstance(found, Session) and found.kind in ("key", "oauth") and not found.inactive
-            if not isinstance(found, Session) or not usable or not found.policies:
-                return PROBLEMS["token_policy"].because(f"the claim `{config.client_claim}` names no key with a policy")
+            if wrong := config.client_mistake(found):
+                return PROBLEMS["token_policy"].because(wrong)
+            assert isinstance(found, Session)
             client = (name, found)
         policies = config.policies_of(token, client[1] if client is not None else None)
         if isinstance(policies, Problem):
@@ -224,9 +220,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         kind="introspection",
         authenticate=authenticate,
         missing=missing,
-        credential_headers=(config.header,) if config.header else (),
-        credential_query=(config.query,) if config.query else (),
-        credential_cookies=(config.cookie,) if config.cookie else (),
+        credential_headers=config.headers,
+        credential_query=config.parameters,
+        credential_cookies=config.cookies,
         close=close,
     )
 

@@ -34,7 +34,6 @@ from aiogate import (
     BuildContext,
     Duration,
     Exchange,
-    HeaderName,
     LookupFailure,
     Model,
     Places,
@@ -71,7 +70,7 @@ class Skews(Model):
         return exp, nbf, iat
 
 
-class Config(TokenRights):
+class Config(TokenRights, Places):
     """Where the token stands, what it must be signed with, what it must say, and what it opens."""
 
     algorithms: Annotated[tuple[Algorithm, ...], _one_or_more, Field(min_length=1)]
@@ -80,9 +79,6 @@ class Config(TokenRights):
     jwks_cache: Annotated[Duration, Field(ge=30, le=86400)] = 300.0
     from_session: bool = False
     kid_is_key: bool = True
-    header: HeaderName | None = "Authorization"
-    query: str | None = None
-    cookie: str | None = None
     issuer: Texts = ()
     audience: Texts = ()
     require: Texts = ("exp",)
@@ -90,8 +86,6 @@ class Config(TokenRights):
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
-        if not (self.header or self.query or self.cookie):
-            raise ValueError("a token needs a place: header, query or cookie")
         if sum((self.key is not None, self.jwks is not None, self.from_session)) != 1:
             raise ValueError("say where the keys come from: one of `key`, `jwks` and `from_session: true`")
         if self.jwks is not None and any(name.startswith("HS") for name in self.algorithms):
@@ -146,7 +140,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         skews=config.skew.seconds,
     )
     memory = tokens.memory(Known)
-    present = Places(config.header, config.query, config.cookie).reader(of_header(context.siblings))
+    present = config.reader(of_header(context.siblings))
     realm = context.definition.name
 
     # Before `oidc` a token of another issuer is left to that; without `issuer` every token is for this method.
@@ -196,9 +190,10 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         name = config.client_of(token)
         if name is not None:
             found = await sessions.find(org, name, exchange.policies)
-            client = found if isinstance(found, Session) and found.kind in ("key", "oauth") else None
-            if client is None or client.inactive or not client.policies:
-                return PROBLEMS["token_policy"].because(no_client(config.client_claim or "", found))
+            if wrong := config.client_mistake(found):
+                return PROBLEMS["token_policy"].because(wrong)
+            assert isinstance(found, Session)
+            client = found
         policies = config.policies_of(token, client)
         if isinstance(policies, Problem):
             return policies
@@ -212,16 +207,19 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         return session
 
     async def by_session(exchange: Exchange, token: Token, text: str) -> Outcome:
-        name = token.kid if config.kid_is_key and token.kid else config.identity_of(token)
+        by_kid = config.kid_is_key and bool(token.kid)
+        name = token.kid if by_kid else config.identity_of(token)
         if isinstance(name, Problem):
             return replace(name, status=404)
+        assert name is not None
+        said = "the header `kid`" if by_kid else "the identity in the token"
         found = await sessions.find(org, name, exchange.policies)
         if isinstance(found, LookupFailure):
             reason = await sessions.explain_missing(org, name) if found.missing else found.reason
-            return PROBLEMS["token_invalid"].because(reason)
+            return PROBLEMS["token_invalid"].because(f"{said} names no key: {reason}")
         if found.kind != "jwt":
             return PROBLEMS["token_invalid"].because(
-                f"the name belongs to a session of kind {found.kind} ({found.label}), which signs no tokens"
+                f"{said} names a session of kind {found.kind} ({found.label}), which signs no tokens"
             )
         try:
             own = tokens.parsed(found.secret)
@@ -245,9 +243,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         kind="jwt",
         authenticate=authenticate,
         missing=missing,
-        credential_headers=(config.header,) if config.header else (),
-        credential_query=(config.query,) if config.query else (),
-        credential_cookies=(config.cookie,) if config.cookie else (),
+        credential_headers=config.headers,
+        credential_query=config.parameters,
+        credential_cookies=config.cookies,
         close=close,
     )
 
@@ -269,11 +267,3 @@ def of_header(siblings: tuple[str, ...]) -> Callable[[str], str | None]:
         return value if alone or value.count(".") == 2 else None
 
     return read
-
-
-def no_client(claim: str, found: Session | LookupFailure) -> str:
-    if isinstance(found, LookupFailure):
-        return f"the claim `{claim}` names no key: {found.reason}"
-    if found.kind not in ("key", "oauth"):
-        return f"the claim `{claim}` names a session of kind {found.kind}, not a key"
-    return f"the key that the claim `{claim}` names " + ("is inactive" if found.inactive else "has no policy")

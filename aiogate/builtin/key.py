@@ -14,17 +14,13 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from pydantic import model_validator
-
 from aiogate import (
     PROBLEMS,
     Authenticator,
     AuthenticatorKind,
     BuildContext,
     Exchange,
-    HeaderName,
     LookupFailure,
-    Model,
     Places,
     Problem,
     Session,
@@ -38,18 +34,8 @@ ISSUED: Final = "oat_"
 """What the tokens begin with that the gateway issues as an OAuth 2 server; beside `oauth` they are left to it."""
 
 
-class Config(Model):
-    """Where the key is looked for. `null` switches a place off."""
-
-    header: HeaderName | None = "Authorization"
-    query: str | None = None
-    cookie: str | None = None
-
-    @model_validator(mode="after")
-    def _somewhere(self) -> Config:
-        if not (self.header or self.query or self.cookie):
-            raise ValueError("a key needs a place: header, query or cookie")
-        return self
+class Config(Places):
+    """Where the key is looked for."""
 
 
 @hookimpl
@@ -90,7 +76,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
 
     async def known(exchange: Exchange, token: str) -> Session | Problem:
         if len(token) < SHORTEST or len(token) > LONGEST:
-            return PROBLEMS["key_unknown"].because(f"no key has {len(token)} characters")
+            return PROBLEMS["key_unknown"].because(
+                f"what was presented has {len(token)} characters, a key {SHORTEST} to {LONGEST}"
+            )
         found = await sessions.find(org, token, exchange.policies)
         if isinstance(found, LookupFailure):
             reason = await sessions.explain_missing(org, token) if found.missing else found.reason
@@ -101,9 +89,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         kind="key",
         authenticate=authenticate,
         missing=PROBLEMS["auth_missing"],
-        credential_headers=(config.header,) if config.header else (),
-        credential_query=(config.query,) if config.query else (),
-        credential_cookies=(config.cookie,) if config.cookie else (),
+        credential_headers=config.headers,
+        credential_query=config.parameters,
+        credential_cookies=config.cookies,
     )
 
 
@@ -139,4 +127,4 @@ def presented_by(config: Config, siblings: tuple[str, ...]) -> Callable[[Exchang
             return None
         return value.strip() or None
 
-    return Places(config.header, config.query, config.cookie).reader(of_header)
+    return config.reader(of_header)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, model_validator
@@ -29,6 +28,7 @@ from aiogate import (
     Model,
     Problem,
     Session,
+    format_timestamp,
     hookimpl,
 )
 
@@ -83,7 +83,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
             return absent(exchange) if alone else None
         now = clock.now()
         if not certificate.not_before <= now <= certificate.not_after:
-            return PROBLEMS["certificate_expired"].because(f"{described(certificate)}: not valid at {moment(now)}")
+            early = certificate.not_before - now
+            off = f"valid in {early:.0f} s" if early > 0 else f"expired {now - certificate.not_after:.0f} s ago"
+            return PROBLEMS["certificate_expired"].because(f"{described(certificate)}: {off}")
         if allowed is not None and not listed(certificate):
             problem = PROBLEMS["certificate_denied"].because(f"{described(certificate)}: {why_not(certificate)}")
             return replace(problem, message=f"Certificate with SHA256 {certificate.fingerprint} not allowed")
@@ -167,9 +169,6 @@ def described(certificate: ClientCertificate) -> str:
     """Who it is, for `why`."""
     return (
         f"certificate {certificate.fingerprint} of {certificate.subject or '(no subject)'}, issued by "
-        f"{certificate.issuer}, valid from {moment(certificate.not_before)} until {moment(certificate.not_after)}"
+        f"{certificate.issuer}, valid from {format_timestamp(certificate.not_before)} "
+        f"until {format_timestamp(certificate.not_after)}"
     )
-
-
-def moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

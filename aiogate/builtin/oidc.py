@@ -27,7 +27,6 @@ from aiogate import (
     BuildContext,
     Duration,
     Exchange,
-    HeaderName,
     LookupFailure,
     Model,
     Places,
@@ -58,7 +57,7 @@ class Provider(Model):
     )
 
 
-class Config(Model):
+class Config(Places):
     """The providers whose tokens are taken, each with its clients and their policies."""
 
     providers: Annotated[tuple[Provider, ...], Field(min_length=1)]
@@ -66,14 +65,9 @@ class Config(Model):
     identity: Text = "sub"
     skew: Annotated[Duration, Field(le=300)] = 0.0
     keys_cache: Annotated[Duration, Field(ge=30, le=86400)] = 300.0
-    header: HeaderName | None = "Authorization"
-    query: str | None = None
-    cookie: str | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Config:
-        if not (self.header or self.query or self.cookie):
-            raise ValueError("a token needs a place: header, query or cookie")
         issuers = [provider.issuer for provider in self.providers]
         if len(set(issuers)) < len(issuers):
             raise ValueError("two providers have the same issuer")
@@ -124,7 +118,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         providers[provider.issuer] = (provider, verifier)
     memory = tokens.memory(Known)
     rights = TokenRights(identity=config.identity)
-    present = Places(config.header, config.query, config.cookie).reader(of_header(context.siblings))
+    present = config.reader(of_header(context.siblings))
     realm = context.definition.name
     # Before `jwt` a token of another issuer is left to that.
     later = context.siblings[context.siblings.index("oidc") + 1 :] if "oidc" in context.siblings else ()
@@ -145,9 +139,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         if issuer not in providers:
             if leaves_others:
                 return None
-            accepted = ", ".join(providers)
-            said = "names no issuer" if issuer is None else f"is of the issuer {issuer[:200]!r}"
-            return refused(PROBLEMS["token_invalid"].because(f"the token {said}, accepted: {accepted}"))
+            return refused(foreign(text, issuer))
         return verify(exchange, text, *providers[issuer])
 
     async def verify(exchange: Exchange, text: str, provider: Provider, verifier: Verifier) -> Session | Problem:
@@ -176,6 +168,17 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         exchange.state["oidc"] = token.claims
         return session
 
+    def foreign(text: str, issuer: str | None) -> Problem:
+        """Why a token is of none of the providers: it may not be a token at all."""
+        for _, verifier in providers.values():
+            token = verifier.read(text)
+            if isinstance(token, Problem) and token.code == "token_invalid":
+                return token
+            if isinstance(token, Token) and token.broken:
+                return PROBLEMS["token_invalid"].because(token.broken)
+        said = "has no claim `iss` that is text" if issuer is None else f"is of the issuer {issuer[:200]!r}"
+        return PROBLEMS["token_invalid"].because(f"the token {said}, accepted: {', '.join(providers)}")
+
     def refused(problem: Problem) -> Problem:
         """Tyk has one text and status for whatever is wrong with an ID token."""
         if problem.status >= 500:
@@ -191,9 +194,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         kind="oidc",
         authenticate=authenticate,
         missing=missing,
-        credential_headers=(config.header,) if config.header else (),
-        credential_query=(config.query,) if config.query else (),
-        credential_cookies=(config.cookie,) if config.cookie else (),
+        credential_headers=config.headers,
+        credential_query=config.parameters,
+        credential_cookies=config.cookies,
         close=close,
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aiogate.config.units import format_timestamp
 from aiogate.errors import PROBLEMS, Problem
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def authorise(api: str, *, versioned: bool, clock: Clock) -> OnRequest:
         if session.inactive:
             return PROBLEMS["key_inactive"].because(session.inactive_reason or "the session is inactive")
         if session.expires >= 1 and clock.now() >= session.expires:
-            return PROBLEMS["key_expired"].because(f"the session expired at {session.expires:.0f}")
+            return PROBLEMS["key_expired"].because(
+                f"the session expired {clock.now() - session.expires:.0f} s ago, at {format_timestamp(session.expires)}"
+            )
         grant = session.grants.get(api)
         if grant is None:
             granted = ", ".join(sorted(session.grants)) or "no API at all"

@@ -129,6 +129,11 @@ class Passwords:
         """Why a stored hash can be verified by no password; empty when it can. For `why`, never for the client."""
         return hash_mistake(stored_hash)
 
+    def impossible(self, stored_hash: str, password: str) -> str:
+        """Why no hash of this kind can be of this password; empty when one may. For `why`, never for the client."""
+        algorithm = kind_of_hash(stored_hash)
+        return mistake(_encoded(password), algorithm) if algorithm is not None else ""
+
     def forget(self, name_hash: str) -> None:
         """Drop what is remembered of one user."""
         self._verified.pop(name_hash, None)

@@ -7,10 +7,13 @@ differently.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
+from pydantic import model_validator
+
+from aiogate.config.headers import HeaderName
+from aiogate.config.model import Model
 from aiogate.errors import PROBLEMS, Problem
 
 if TYPE_CHECKING:
@@ -19,13 +22,36 @@ if TYPE_CHECKING:
 __all__ = ["Places"]
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """The names of the places; None: not looked at. The cookie and the parameter hold the bare credential."""
+class Places(Model):
+    """The base of configurations that say where a credential is looked for; `null` switches a place off.
 
-    header: str | None = None
+    The cookie and the parameter hold the bare credential.
+    """
+
+    header: HeaderName | None = "Authorization"
     query: str | None = None
     cookie: str | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Places:
+        if not (self.header or self.query or self.cookie):
+            raise ValueError("a credential needs a place: header, query or cookie")
+        return self
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """For `Authenticator.credential_headers`."""
+        return (self.header,) if self.header else ()
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """For `Authenticator.credential_query`."""
+        return (self.query,) if self.query else ()
+
+    @property
+    def cookies(self) -> tuple[str, ...]:
+        """For `Authenticator.credential_cookies`."""
+        return (self.cookie,) if self.cookie else ()
 
     def reader(self, of_header: Callable[[str], str | None]) -> Callable[[Exchange], str | Problem | None]:
         """The function that finds the credential of a request: its text, None, or a problem where two places differ.
@@ -44,19 +70,23 @@ class Places:
             return from_header
 
         def from_anywhere(exchange: Exchange) -> str | Problem | None:
-            values: set[str] = set()
+            found: dict[str, str] = {}
             if header is not None:
-                found = (of_header(value) for value in exchange.headers.getall(header, ()))
-                values.update(value for value in found if value)
+                for value in exchange.headers.getall(header, ()):
+                    if taken := of_header(value):
+                        found.setdefault(taken, f"the header {header}")
             if query is not None and exchange.query:
-                pairs = parse_qsl(exchange.query, keep_blank_values=False)
-                values.update(value for name, value in pairs if name == query)
+                for name, value in parse_qsl(exchange.query, keep_blank_values=False):
+                    if name == query:
+                        found.setdefault(value, f"the parameter `{query}`")
             if cookie is not None:
                 for line in exchange.headers.getall("Cookie", ()):
-                    values.update(cookies_named(cookie, line))
-            if len(values) > 1:
-                return PROBLEMS["auth_ambiguous"].because("the header, the query or the cookie carry differing values")
-            return values.pop() if values else None
+                    for value in cookies_named(cookie, line):
+                        found.setdefault(value, f"the cookie `{cookie}`")
+            if len(found) > 1:
+                places = " and ".join(dict.fromkeys(found.values()))
+                return PROBLEMS["auth_ambiguous"].because(f"{places} carry {len(found)} differing values")
+            return next(iter(found), None)
 
         return from_anywhere
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -17,6 +17,9 @@ from aiogate.config.model import Model
 from aiogate.credentials.jose import Token
 from aiogate.domain.session import Session
 from aiogate.errors import PROBLEMS, Problem
+
+if TYPE_CHECKING:
+    from aiogate.stores.repositories import LookupFailure
 
 __all__ = ["Scopes", "TokenRights"]
 
@@ -69,6 +72,17 @@ class TokenRights(Model):
             return None
         client = token.claim(self.client_claim)
         return client if isinstance(client, str) and client else None
+
+    def client_mistake(self, found: Session | LookupFailure) -> str:
+        """Why what was found under the name that `client_of` gave is no key with a policy; empty: it is one."""
+        if not isinstance(found, Session):
+            return f"the claim `{self.client_claim}` names no key: {found.reason}"
+        if found.kind not in ("key", "oauth"):
+            return f"the claim `{self.client_claim}` names a session of kind {found.kind}, not a key"
+        if found.inactive or not found.policies:
+            state = "is inactive" if found.inactive else "has no policy"
+            return f"the key that the claim `{self.client_claim}` names {state}"
+        return ""
 
     def policies_of(self, token: Token, client: Session | None = None) -> tuple[str, ...] | Problem:
         """The policies that the token opens. `client` is the session of the key that `client_of` named."""

@@ -68,7 +68,7 @@ async def test_what_is_refused_and_why() -> None:
         missing = await gateway.get("/api/")
         assert (missing.status, missing.code, missing.error) == (401, "auth_missing", "Key not authorised")
         for text, code, reason in (
-            ("x", "token_invalid", "names no issuer"),
+            ("x", "token_invalid", "the token has 1 parts"),
             (token(issuer, iss="http://evil.example"), "token_invalid", "of the issuer 'http://evil.example'"),
             (token(issuer, iss=issuer.url + "/"), "token_invalid", "accepted: http"),
             (token(issuer, key=key_for("RS256", 1)), "token_invalid", "signature"),
