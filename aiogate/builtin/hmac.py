@@ -167,8 +167,10 @@ def build(config: Config, context: BuildContext) -> Authenticator:
     async def look_up(exchange: Exchange, signature: Presented) -> Session | Problem:
         found = await sessions.find(org, signature.key, exchange.policies)
         if isinstance(found, LookupFailure):
-            reason = await sessions.explain_missing(org, signature.key) if found.missing else found.reason
-            return refusal.because(f"the keyId names no key: {reason}")
+            if found.missing:
+                reason = await sessions.explain_missing(org, signature.key)
+                return refusal.because(f"the keyId names no key: {reason}")
+            return refusal.because(f"the key of the keyId cannot be used: {found.reason}")
         key = await certified(found) if signature.algorithm == "rsa-sha256" else None
         if wrong := wrong_key(exchange, signature, found, key):
             return refusal.because(wrong)
@@ -343,12 +345,12 @@ def rsa_key(name: str, text: str) -> Any:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from cryptography.x509 import load_pem_x509_certificate
+    from cryptography.x509 import InvalidVersion, load_pem_x509_certificate
 
     data = text.strip().encode()
     try:
         key = load_pem_x509_certificate(data).public_key() if b"CERTIFICATE" in data else load_pem_public_key(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidVersion):
         raise ValueError(f"the certificate {name} is neither a PEM public key nor a PEM certificate") from None
     if not isinstance(key, RSAPublicKey) or key.key_size not in _RSA_BITS:
         raise ValueError(f"the certificate {name} has no RSA key of {_RSA_BITS.start} to {_RSA_BITS.stop - 1} bits")

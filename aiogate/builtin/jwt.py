@@ -215,8 +215,10 @@ def build(config: Config, context: BuildContext) -> Authenticator:
         said = "the header `kid`" if by_kid else "the identity in the token"
         found = await sessions.find(org, name, exchange.policies)
         if isinstance(found, LookupFailure):
-            reason = await sessions.explain_missing(org, name) if found.missing else found.reason
-            return PROBLEMS["token_invalid"].because(f"{said} names no key: {reason}")
+            if found.missing:
+                reason = await sessions.explain_missing(org, name)
+                return PROBLEMS["token_invalid"].because(f"{said} names no key: {reason}")
+            return PROBLEMS["token_invalid"].because(f"the key that {said} names cannot be used: {found.reason}")
         if found.kind != "jwt":
             return PROBLEMS["token_invalid"].because(
                 f"{said} names a session of kind {found.kind} ({found.label}), which signs no tokens"

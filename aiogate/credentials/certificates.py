@@ -82,7 +82,7 @@ class ClientCertificate:
                 found.not_valid_before_utc.timestamp(),
                 found.not_valid_after_utc.timestamp(),
             )
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             return cls(der, fingerprint, "(cannot be read)", "(cannot be read)", "", 0.0, 0.0)
 
 
@@ -276,6 +276,7 @@ def _examined(pem: bytes, seal: str) -> tuple[x509.Certificate, bytes]:
         PublicFormat,
         load_pem_private_key,
     )
+    from cryptography.x509 import load_pem_x509_certificates
 
     leaf = _first(pem)
     if leaf is None:
@@ -293,21 +294,31 @@ def _examined(pem: bytes, seal: str) -> tuple[x509.Certificate, bytes]:
         return leaf, pem
     # Made anew: whatever else stands in the text, another key among it, does not go along.
     sealed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(seal.encode()))
-    return leaf, b"".join([*(one.public_bytes(Encoding.PEM) for one in _certificates(pem)), sealed])
+    return leaf, b"".join([*(one.public_bytes(Encoding.PEM) for one in load_pem_x509_certificates(pem)), sealed])
 
 
 def _first(pem: bytes) -> x509.Certificate | None:
-    found = _certificates(pem)
-    return found[0] if found else None
+    """The first certificate of a PEM text; None: there is none that can be read.
 
-
-def _certificates(pem: bytes) -> Sequence[x509.Certificate]:
+    All of it can be read: cryptography looks into most parts only when they are asked for.
+    """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError:
-        return ()
+        leaf = x509.load_pem_x509_certificates(pem)[0]
+        leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        _described("", leaf, has_private=False)
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ):
+        return None
+    return leaf
 
 
 def _has_key(pem: bytes) -> bool:

@@ -249,7 +249,7 @@ def _from_pem(text: str) -> Key:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from cryptography.x509 import load_pem_x509_certificate
+    from cryptography.x509 import InvalidVersion, load_pem_x509_certificate
     from joserfc.jwk import ECKey, OKPKey, RSAKey
 
     if "PRIVATE KEY-----" in text:
@@ -259,7 +259,7 @@ def _from_pem(text: str) -> Key:
         public = (
             load_pem_x509_certificate(data).public_key() if "CERTIFICATE-----" in text else load_pem_public_key(data)
         )
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidVersion):
         raise ValueError("the PEM text is neither a public key nor a certificate") from None
     native: Any
     if isinstance(public, rsa.RSAPublicKey):

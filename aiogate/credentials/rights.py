@@ -76,7 +76,9 @@ class TokenRights(Model):
     def client_mistake(self, found: Session | LookupFailure) -> str:
         """Why what was found under the name that `client_of` gave is no key with a policy; empty: it is one."""
         if not isinstance(found, Session):
-            return f"the claim `{self.client_claim}` names no key: {found.reason}"
+            if found.missing:
+                return f"the claim `{self.client_claim}` names no key: {found.reason}"
+            return f"the key that the claim `{self.client_claim}` names cannot be used: {found.reason}"
         if found.kind not in ("key", "oauth"):
             return f"the claim `{self.client_claim}` names a session of kind {found.kind}, not a key"
         if found.inactive or not found.policies:

@@ -145,11 +145,11 @@ class _Reader:
 
     def _chain(self, file: _File) -> Sequence[Certificate]:
         """The certificates in a file, and a warning for those that are not valid now."""
-        from cryptography.x509 import load_pem_x509_certificates
+        from cryptography.x509 import InvalidVersion, load_pem_x509_certificates
 
         try:
             chain = load_pem_x509_certificates(file.data)
-        except ValueError:
+        except (ValueError, InvalidVersion):
             hint = "a PEM file has `-----BEGIN CERTIFICATE-----` lines"
             self._say(file, "certificate_invalid", "holds no certificate that can be read", hint)
             return ()

@@ -323,7 +323,10 @@ async def test_45_a_flood_of_wrong_passwords_is_bounded_and_does_not_hold_up_oth
             assert sum(not task.done() for task in flood) == waiting
         finally:
             gate.set()
-        codes = [reply.code for reply in await asyncio.gather(*flood)]
+        replies = await asyncio.gather(*flood)
+        codes = [reply.code for reply in replies]
+        busy = next(reply for reply in replies if reply.code == "auth_busy")
+        assert (await gateway.why(busy))["reason"].startswith("the queue of passwords to verify is full")
         assert (codes.count("auth_failed"), codes.count("auth_busy")) == (waiting, 200 - waiting)
         assert most == cores
 

@@ -124,6 +124,7 @@ async def serving(folder: Path) -> AsyncIterator[Site]:
         }
         files["apis.d/rights.yaml"] += "versions: {by: header, name: X-Version, list: {v1: {}, v2: {}}, default: v1}\n"
         files["policies.d/gold.yaml"] = "{access: {jwt: {}, scoped: {}}}"
+        files["policies.d/fleeting.yaml"] = "{access: {key: {}}}"
         async with running_gateway(
             files | {"aiogate.yaml": LISTEN}, folder=folder, listen=None, clock=clock,
             failures__user="off", failures__address="off",
@@ -139,6 +140,14 @@ async def serving(folder: Path) -> AsyncIterator[Site]:
             await gateway.create_key("hmac", name="signer", hmac_enabled=True, hmac_string=SECRET)
             await gateway.create_key("hmac", name="bare", hmac_enabled=True, rsa_certificate_id="lost")
             await gateway.create_key("jwt", name="policies")
+            # Their policies were there when the keys were made, and are not any more.
+            lost = {"apply_policies": ["fleeting"]}
+            await gateway.create_key(name="lost-user", basic_auth_data={"password": "x"}, **lost)
+            await gateway.create_key(name="lost-key", **lost)
+            await gateway.create_key(name="lost-signer", hmac_enabled=True, hmac_string=SECRET, **lost)
+            await gateway.create_key(name="lost-partner", jwt_data={"secret": OWN_SECRET}, **lost)
+            gateway.remove("policies.d/fleeting.yaml")
+            assert (await gateway.reload()).ok
             clock.advance(100)
             yield Site(gateway, issuer, fingerprints, contexts)
 
@@ -209,6 +218,7 @@ ROWS: dict[str, list[tuple[Any, tuple[int, str, str], str]]] = {
             "the header Authorization and the cookie `c` carry 2 differing values",
         ),
         ({"key": "no"}, told("key_unknown"), "what was presented has 2 characters, a key 3 to 4096"),
+        ({"key": "lost-key"}, told("key_unknown"), "policy not found: fleeting"),
         ({"key": "nobody"}, told("key_unknown"), "there is no record of that name in organisation 'default'"),
         ({"headers": {"Cookie": "c=anna"}}, told("key_unknown"),
          "the name belongs to a session of kind basic (anna), which is not accepted as a key"),
@@ -251,13 +261,14 @@ ROWS: dict[str, list[tuple[Any, tuple[int, str, str], str]]] = {
         (
             basic(b"nobody:secret"),
             told("auth_failed"),
-            "user 'nobody': there is no record of that name in organisation 'default'",
+            "there is no record of that name in organisation 'default'",
         ),
         (
             basic(b"a-key:secret"),
             told("auth_failed"),
             "the name belongs to a session of kind key, not to a basic-auth user",
         ),
+        (basic(b"lost-user:x"), told("auth_failed"), "policy not found: fleeting"),
         (basic(b"anna:wrong"), told("auth_failed"), "the password of user anna is wrong"),
         (
             basic(b"anna:secret "),
@@ -379,6 +390,11 @@ ROWS: dict[str, list[tuple[Any, tuple[int, str, str], str]]] = {
             told("token_policy"),
             "the claim `azp` names no key: there is no record of that name in organisation 'default'",
         ),
+        (
+            token(azp="lost-key"),
+            told("token_policy"),
+            "the key that the claim `azp` names cannot be used: policy not found: fleeting",
+        ),
         (token(azp="anna"), told("token_policy"), "the claim `azp` names a session of kind basic, not a key"),
         (token(azp="idle"), told("token_policy"), "the key that the claim `azp` names is inactive"),
         (token(azp="a-key"), told("token_policy"), "the key that the claim `azp` names has no policy"),
@@ -393,6 +409,11 @@ ROWS: dict[str, list[tuple[Any, tuple[int, str, str], str]]] = {
             token(sub="a-key"),
             told("token_invalid"),
             "the identity in the token names a session of kind key (), which signs no tokens",
+        ),
+        (
+            token(header={"kid": "lost-partner"}),
+            told("token_invalid"),
+            "the key that the header `kid` names cannot be used: policy not found: fleeting",
         ),
         (
             token(header={"kid": "weak"}),
@@ -493,6 +514,11 @@ ROWS: dict[str, list[tuple[Any, tuple[int, str, str], str]]] = {
             signed(name="nobody"),
             told("signature_invalid"),
             "the keyId names no key: there is no record of that name in organisation 'default'",
+        ),
+        (
+            signed(name="lost-signer"),
+            told("signature_invalid"),
+            "the key of the keyId cannot be used: policy not found: fleeting",
         ),
         (
             signed(name="anna"),
