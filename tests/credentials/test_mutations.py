@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from aiogate.builtin import hmac, introspection, jwt, key, mtls, oidc
 from aiogate.chain.contracts import Authenticator, AuthenticatorKind, BuildContext, Services
-from aiogate.credentials.certificates import CertificateRefused, CertificateStore, ClientCertificate
+from aiogate.credentials.certificates import CertificateRefused, CertificateStore, ClientCertificate, FolderCertificates
 from aiogate.credentials.tokens import Tokens
 from aiogate.domain.account import kind_of, stored_name
 from aiogate.domain.policy import Policy, PolicySet
@@ -247,7 +247,7 @@ def test_no_mutation_of_a_certificate_has_its_fingerprint_or_breaks_its_reader(d
     assert admitted(ANNA.fingerprint, ANNA)
     assert not admitted(ANNA.fingerprint, ClientCertificate.read(other))
     with tempfile.TemporaryDirectory() as made:
-        store = CertificateStore(Path(made))
+        store = CertificateStore(FolderCertificates(Path(made)))
         try:
             identifier = asyncio.run(store.add("default", ssl.DER_cert_to_PEM_cert(other).encode()))
         except CertificateRefused:
