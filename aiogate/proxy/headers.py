@@ -17,7 +17,6 @@ from typing import Final
 from aiogate.config.headers import FRAMING, SAID_BY_US
 
 __all__ = [
-    "DATE",
     "FROM_TRUSTED",
     "FROM_UNTRUSTED",
     "TO_CLIENT",
@@ -41,8 +40,6 @@ _NEVER_FORWARDED: Final = _FRAMING | _SAID_BY_US | _OVERRIDES
 # Underscores in any other name pass: only a name that means something to a gateway or server can be forged this way.
 _NOT_WITH_UNDERSCORES: Final = _NEVER_FORWARDED | {b"authorization", b"content-type", b"cookie"}
 _REMEMBERED: Final = 1024
-DATE: Final = b"Date: "
-"""How the line of a Date begins, in one spelling, so that a head that has one is told from one that has none."""
 
 
 class HeaderTable(dict[bytes, bytes]):
@@ -57,8 +54,7 @@ class HeaderTable(dict[bytes, bytes]):
         self._passes = passes
 
     def __missing__(self, name: bytes) -> bytes:
-        lowered = name.lower()
-        begins = b"" if not self._passes(lowered) else DATE if lowered == b"date" else name + b": "
+        begins = name + b": " if self._passes(name.lower()) else b""
         if len(self) < _REMEMBERED and len(name) <= 64:
             self[name] = begins
         return begins

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import http
 from functools import lru_cache
+from itertools import product
 from typing import Final, Protocol
 
 from aiogate.chain.exchange import BodyStream
 from aiogate.errors import FAILURES
-from aiogate.proxy.headers import DATE, TO_CLIENT
+from aiogate.proxy.headers import TO_CLIENT
 
 __all__ = ["Client", "Framing", "Truncated", "framing_of", "relay", "response_head"]
 
-_DATED: Final = b"\r\n" + DATE
 _STATUS_LINES: Final = {int(known): f"HTTP/1.1 {known.value} {known.phrase}".encode() for known in http.HTTPStatus}
 
 
@@ -97,13 +97,17 @@ def response_head(
     lines.insert(0, _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status)
     lines.append(framing.line)
     theirs = b"\r\n".join(lines)
-    if _DATED in theirs:
+    if b"\r\nDate: " in theirs or not _DATE.isdisjoint([name for name, _ in pairs]):
         date_line = b""
     head = b"".join([theirs, date_line, b"X-Request-Id: ", request_id.encode("ascii"), b"\r\n", connection, b"\r\n"])
     breaks = len(lines) + 1 + (framing.line != b"") + (date_line != b"") + (connection != b"")
     if not head.count(b"\n") == head.count(b"\r") == breaks or b"\0" in head:
         raise ValueError("a control character in a header")
     return head
+
+
+# All spellings, because a name's case is the upstream's.
+_DATE: Final = frozenset(bytes(letters) for letters in product(*zip(b"date", b"DATE", strict=True)))
 
 
 async def relay(body: BodyStream, client: Client, framing: Framing) -> None:
