@@ -111,10 +111,8 @@ def build(config: Config, context: BuildContext) -> Authenticator:
 
     def known(exchange: Exchange, presented: Credentials) -> Session | Problem | None:
         """What can be said without hashing."""
-        if not failures.quiet:
-            wait = failures.wait(exchange.client_ip, presented.user)
-            if wait:
-                return throttled(exchange.client_ip, presented.user, wait)
+        if (refused := waiting(exchange, presented)) is not None:
+            return refused
         session = sessions.cached(org, presented.user, exchange.policies)
         if (
             type(session) is Session
@@ -125,18 +123,35 @@ def build(config: Config, context: BuildContext) -> Authenticator:
             return session
         return None
 
+    def waiting(exchange: Exchange, presented: Credentials) -> Problem | None:
+        """The refusal of an address that has tried too often."""
+        if failures.quiet:
+            return None
+        wait = failures.wait(exchange.client_ip, presented.user)
+        return throttled(exchange.client_ip, presented.user, wait) if wait else None
+
     def passed(exchange: Exchange, presented: Credentials) -> None:
         if not failures.quiet:
             failures.passed(exchange.client_ip, presented.user)
 
     async def verify(exchange: Exchange, presented: Credentials) -> Session | Problem:
+        answer = await verdict_on(exchange, presented)
+        if answer is not busy and (refused := waiting(exchange, presented)) is not None:
+            # Asked again: of guesses that came together none knew of the others.
+            return refused
+        if isinstance(answer, Session):
+            passed(exchange, presented)
+        elif answer is not busy:
+            failures.failed(exchange.client_ip, presented.user)
+        return answer
+
+    async def verdict_on(exchange: Exchange, presented: Credentials) -> Session | Problem:
         found = await sessions.find(org, presented.user, exchange.policies)
         if isinstance(found, LookupFailure) or found.kind != "basic":
             # As slow as a wrong password, so that the time does not tell whether the user exists.
             for _ in variants(presented.password):
                 if await passwords.verify_nothing(presented.password) is None:
                     return busy
-            failures.failed(exchange.client_ip, presented.user)
             # The name is not told: where it is no user's it may be a key.
             if not isinstance(found, LookupFailure):
                 return refusal.because(f"the name belongs to a session of kind {found.kind}, not to a basic-auth user")
@@ -149,9 +164,7 @@ def build(config: Config, context: BuildContext) -> Authenticator:
             if verdict:
                 break
         if verdict and variant is presented.password:
-            passed(exchange, presented)
             return found
-        failures.failed(exchange.client_ip, presented.user)
         if unusable := passwords.unusable(found.password):
             return refusal.because(f"the password of user {found.label} is stored as {unusable}")
         if impossible := passwords.impossible(found.password, presented.password):

@@ -67,6 +67,9 @@ def build(config: Config, context: BuildContext) -> Authenticator:
 
     async def look_up(exchange: Exchange, token: str) -> Session | Problem:
         found = await known(exchange, token)
+        if not failures.quiet and (wait := failures.wait(exchange.client_ip, token, secret=True)):
+            # Asked again: of guesses that came together none knew of the others.
+            return throttled(exchange.client_ip, wait)
         if isinstance(found, Session):
             if not failures.quiet:
                 failures.passed(exchange.client_ip, token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from collections import Counter
 
 import bcrypt
 import pytest
@@ -257,6 +258,26 @@ async def test_42_a_search_for_keys_is_stopped_and_a_dead_key_is_not():
         reply = await gateway.get("/x/", key="guess-9")
         assert (reply.code, "Retry-After" in reply.headers) == ("auth_throttled", True)
         assert (await gateway.get("/x/", key=key)).status == 200, "who came in before is let in"
+
+
+async def test_42_guesses_at_once_hear_no_more_than_guesses_one_by_one():
+    limits = {"failures__user": "3/1m", "failures__address": "20/1m"}
+    async with running_gateway(site(), **limits) as gateway:
+        await gateway.create_user("ann", "secret", "x")
+        asked = [gateway.get("/x/", user=("ann", f"wrong-{number}")) for number in range(20)]
+        statuses = Counter(reply.status for reply in await asyncio.gather(*asked))
+        assert statuses == {401: 3, 429: 17}
+    async with running_gateway(site(auth="key"), failures__address="5/1m") as gateway:
+        read = gateway.gateway.store.sessions.get
+
+        async def slowly(name):
+            await asyncio.sleep(0.02)
+            return await read(name)
+
+        gateway.gateway.store.sessions.get = slowly
+        asked = [gateway.get("/x/", key=f"guess-{number}") for number in range(40)]
+        statuses = Counter(reply.status for reply in await asyncio.gather(*asked))
+        assert statuses == {403: 5, 429: 35}
 
 
 async def test_limits_can_be_switched_off():
