@@ -15,6 +15,7 @@ import asyncio
 import os
 import sys
 import tempfile
+import traceback
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -33,6 +34,7 @@ async def main(options: argparse.Namespace) -> int:
     if unknown:
         print(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}", file=sys.stderr)
         return 2
+    failed = False
     report = Report(describe(), options.rounds)
     with tempfile.TemporaryDirectory(prefix="aiogate-bench-") as made:
         home = Path(made)
@@ -44,7 +46,12 @@ async def main(options: argparse.Namespace) -> int:
                 await bench.start(stack, peer(home, bench.upstream))
             for name in wanted:
                 print(f"{name} …", file=sys.stderr, flush=True)
-                await ROWS[name].run(bench)
+                try:
+                    await ROWS[name].run(bench)
+                except Exception as error:
+                    failed = True
+                    traceback.print_exc()
+                    report.missing.append(f"the row {name} broke off: {type(error).__name__}: {error}")
     bench.judge()
     text = report.markdown()
     print(text)
@@ -52,7 +59,7 @@ async def main(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.md").write_text(text)
     (folder / "bench.json").write_text(report.json())
-    return 0
+    return 1 if failed else 0
 
 
 def arguments() -> argparse.Namespace:

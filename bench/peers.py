@@ -7,6 +7,7 @@ upstream on kept-alive connections. What is not installed is named as missing, n
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -195,7 +196,11 @@ async def _running(
 
 
 def _folder(home: Path, name: str) -> Path:
-    folder = home / name
+    """A new folder of this name; numbered when an earlier row had one."""
+    for number in itertools.count():
+        folder = home / (f"{name}-{number}" if number else name)
+        if not folder.exists():
+            break
     folder.mkdir()
     return folder
 

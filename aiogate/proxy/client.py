@@ -1,8 +1,16 @@
 """The journey of a request, on the connection that it came by.
 
 `ClientConnection.start` is the loop of one connection: take the next message, serve it, go on or leave. `_serve` is the
-journey of one request, top to bottom: examine, route, run the chain, write. A plain one costs no
-task and no timer.
+journey of one request, top to bottom: examine, route, run the chain, write.
+
+What a plain request does not get, and why it is safe without:
+
+* a `Request` and a `StreamResponse`: nothing of ours reads them, and a head is written once, whole, its line breaks
+  counted;
+* a task: the connection's is cancelled when the client is gone; and a timer: the sweeper looks at all deadlines;
+* a second look at header values: the C parser refuses control characters, and `examine` what else has two readings;
+* a copy of a body: pieces go on as they come, and nobody reads on while the other side has no room;
+* a lock: all happens between two waits on one loop, and what a reload changes is one attribute, read once.
 
 This stands on aiohttp's `RequestHandler`: its C parser, its queue of pipelined messages and its flow control are kept,
 its `start` is replaced. That carries over, with a test in `tests/wire` for each point:
