@@ -187,9 +187,9 @@ def judge(seen: Sequence[Seen], harmed: float, healed: float, *, until: float = 
         min((one.at - healed for one in after if one.node == node and one.status == 403), default=math.inf)
         for node in range(NODES)
     )
-    relapses = sum(one.at > healed + BACK and one.status != 403 for one in after)
+    relapses = [one.status for one in after if one.at > healed + BACK and one.status != 403]
     if returned > BACK or relapses:
-        missed.append(f"back: in step after {returned:.1f} s, and {relapses} relapses")
+        missed.append(f"back: in step after {returned:.1f} s, relapses {relapses}")
 
     told = ",".join(map(str, sorted(early | during))) or "-"
     alone = f"{most}/{share}" if shares else "-"
