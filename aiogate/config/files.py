@@ -11,6 +11,7 @@ from typing import Final
 
 from aiogate.config.source import MAX_BYTES, too_large
 from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.turns import rest
 
 __all__ = [
     "below",
@@ -84,7 +85,12 @@ def unread(folder: Path) -> list[Path]:
 def _named(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.endswith(endings) and not entry.is_dir()]
-    return [folder / name for name in sorted(names) if not name.startswith((".", "_"))]
+    found: list[Path] = []
+    for name in sorted(names):
+        rest()
+        if not name.startswith((".", "_")):
+            found.append(folder / name)
+    return found
 
 
 def code(folder: Path) -> list[Path]:
@@ -143,6 +149,7 @@ def stamps(paths: Iterable[Path]) -> dict[Path, bytes]:
 
 def _stamp(digest: hashlib._Hash, paths: Iterable[Path]) -> None:
     for path in paths:
+        rest()
         digest.update(os.fsencode(path))
         try:
             found = path.stat()

@@ -23,6 +23,7 @@ from aiogate.config.source import Source, examine
 from aiogate.config.variables import Variables, expand, without_echo
 from aiogate.domain.policy import Policy, PolicySet
 from aiogate.errors import Diagnostic, DiagnosticsFound
+from aiogate.turns import rest
 
 __all__ = ["Declared", "Folders", "NotLoaded", "load"]
 
@@ -169,6 +170,7 @@ class _Folder(Generic[T]):
 
     def read(self, folder: Path, *, required: bool) -> None:
         for path in self._paths(folder, required=required):
+            rest()
             data = b""
             try:
                 replaced = self._instead.get(path)
@@ -205,7 +207,8 @@ class _Folder(Generic[T]):
             message = f"cannot be listed: {error.strerror or error}"
             self.found.append(Diagnostic(str(folder), 0, 0, "file_unreadable", message))
         removed = {path for path, data in self._instead.items() if data is None}
-        return sorted((listed | extra) - removed)
+        # As text: paths compare themselves part by part, which for thousands takes milliseconds.
+        return sorted((listed | extra) - removed, key=str)
 
     def _one(self, file: str, data: bytes) -> _Read[T]:
         """One file, taken over from the previous load where nothing that it depends on has changed."""
@@ -270,6 +273,7 @@ def _by_id(reads: Iterable[_Read[Policy]]) -> dict[str, Policy]:
 def _shared_ids(reads: Iterable[_Read[T]]) -> Iterator[Diagnostic]:
     first: dict[str, str] = {}
     for read in reads:
+        rest()
         identifier, file = read.thing.id, read.source.file
         if identifier in first:
             message = f"the id `{identifier}` is taken by {first[identifier]}"
@@ -280,6 +284,7 @@ def _shared_ids(reads: Iterable[_Read[T]]) -> Iterator[Diagnostic]:
 def _shared_listen_paths(definitions: Iterable[Definition]) -> Iterator[Diagnostic]:
     first: dict[tuple[str | None, str], str] = {}
     for definition in definitions:
+        rest()
         if not definition.active:
             continue
         place = (definition.listen.host, definition.listen.path)

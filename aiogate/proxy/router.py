@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from aiogate.proxy.tls import TlsSet
+from aiogate.turns import rest
 
 if TYPE_CHECKING:
     from aiogate.chain.compile import CompiledApi
@@ -79,6 +80,7 @@ class RouteTable:
         self._anywhere = _Paths()
         self._by_host: dict[str, _Paths] = {}
         for api in (*apis, *own):
+            rest()
             if api.host:
                 self._by_host.setdefault(api.host.lower(), _Paths()).add(api)
             else:

@@ -30,7 +30,7 @@ from aiogate.runtime.last_good import Fallback
 from aiogate.runtime.named_files import access_log_mistake
 from aiogate.runtime.peers import GatewayListener
 from aiogate.runtime.plugin_hooks import PluginHooks
-from aiogate.runtime.reload import Generation, Loader, in_small_turns
+from aiogate.runtime.reload import Generation, Loader
 from aiogate.stores.base import Store, StoreUnavailable
 from aiogate.stores.certificates import SharedCertificates
 from aiogate.stores.factory import open_store
@@ -39,6 +39,7 @@ from aiogate.stores.organisations import Organisations
 from aiogate.stores.repositories import SessionDirectory
 from aiogate.telemetry.decisions import Decision
 from aiogate.telemetry.events import EventBus
+from aiogate.turns import in_small_turns
 
 __all__ = ["Place", "all_mistakes", "assemble", "check"]
 
@@ -167,7 +168,7 @@ async def check(settings: Settings) -> Generation:
     services = services_of(settings, MemoryStore(clock), clock)
     found = list(access_log_mistake(settings))
     try:
-        with in_small_turns():
+        with in_small_turns(serving=False):
             generation = await Loader(services, lambda decision: None, clock.now).load(settings, None)
     except DiagnosticsFound as mistakes:
         raise DiagnosticsFound([*found, *mistakes.diagnostics]) from mistakes

@@ -33,7 +33,6 @@ from aiogate.runtime.reload import (
     declare,
     difference,
     discard,
-    in_small_turns,
     let_go,
     retire,
     settle,
@@ -41,6 +40,7 @@ from aiogate.runtime.reload import (
 from aiogate.stores.base import Node
 from aiogate.telemetry import logs
 from aiogate.telemetry.metrics import exposition
+from aiogate.turns import in_small_turns
 
 if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
@@ -307,7 +307,7 @@ class Gateway:
         """
         old = self.generation
         waiting = tuple(name for name in RESTART_ONLY if differs(name, settings, self.settings))
-        with in_small_turns():
+        with in_small_turns(serving=old is not None):
             new = await self._loader.load(kept or settings, old, first)
             change = difference(old, new, waiting)
             settle(change)

@@ -23,7 +23,8 @@ import orjson
 
 from aiogate.config import files
 from aiogate.errors import Diagnostic
-from aiogate.runtime.reload import in_small_turns, stamp
+from aiogate.runtime.reload import stamp
+from aiogate.turns import in_small_turns, rest
 
 if TYPE_CHECKING:
     from aiogate.config.settings import Settings
@@ -122,6 +123,7 @@ def keep(settings: Settings, generation: Generation, now: float) -> bool:
     for name, paths, known in _declared(settings, generation):
         manifest[name] = {}
         for relative, path in paths.items():
+            rest()
             digest = known.get(str(path), "")
             if not digest or digest not in there:
                 data = path.read_bytes()
@@ -136,6 +138,7 @@ def keep(settings: Settings, generation: Generation, now: float) -> bool:
     text = orjson.dumps({"at": now, "files": manifest}, option=orjson.OPT_SORT_KEYS)
     # All at once, in the end: the first of them makes the file system write what it would write for the others, too.
     for path in (*written, blobs):
+        rest()
         _sync(path)
     _write(home / "manifest.json", text)
     for path in (home / "manifest.json", home):

@@ -12,8 +12,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +28,7 @@ from aiogate.proxy.router import RouteTable
 from aiogate.proxy.tls import TlsSet, prepare
 from aiogate.runtime import same_port
 from aiogate.runtime.named_files import store_mistake
+from aiogate.turns import rest
 
 if TYPE_CHECKING:
     from aiogate.chain.contracts import Services
@@ -43,7 +43,6 @@ __all__ = [
     "ReloadVerdict",
     "difference",
     "discard",
-    "in_small_turns",
     "let_go",
     "retire",
     "settle",
@@ -57,8 +56,6 @@ CLOSED_AT_A_TIME = 8
 """Replaced APIs that are closed before requests get their turn."""
 SETTLED_FROM = 256
 """APIs compiled in one reload from which on the collector is told that they stay."""
-TURN = 0.0005
-"""Seconds that a thread of a reload runs before requests may: Python's own 5 ms, at every turn, would be felt."""
 READINGS = 5
 """How often files are read again that change while they are read."""
 
@@ -218,6 +215,7 @@ def carried_on(
     old = previous.table.apis if previous else {}
     kept: list[tuple[Definition, CompiledApi | None]] = []
     for definition in definitions:
+        rest()
         before = old.get(definition.id)
         same = before is not None and before.fingerprint == compiler.fingerprint(definition)
         kept.append((definition, before if same else None))
@@ -242,46 +240,6 @@ def declare(
         return load(settings, previous.declared if previous else None, instead=instead), (), ()
     except NotLoaded as mistakes:
         return mistakes.declared, mistakes.diagnostics, mistakes.broken
-
-
-class _SmallTurns:
-    """How threads and the collector take turns, changed for as long as anybody asks for it."""
-
-    def __init__(self) -> None:
-        self._asking = 0
-        self._interval = 0.0
-        self._collecting = False
-
-    def begin(self) -> None:
-        if not self._asking:
-            self._interval, self._collecting = sys.getswitchinterval(), gc.isenabled()
-            sys.setswitchinterval(TURN)
-            gc.disable()
-        self._asking += 1
-
-    def end(self) -> None:
-        self._asking -= 1
-        if not self._asking:
-            sys.setswitchinterval(self._interval)
-            if self._collecting:
-                gc.enable()
-
-
-_small_turns = _SmallTurns()
-
-
-@contextmanager
-def in_small_turns() -> Iterator[None]:
-    """While a reload works in threads: requests get their turn soon, and the collector stays out of it.
-
-    What a load makes lives on, and the collector, which holds up everything, would walk it again and again. To be used
-    in the event loop's thread.
-    """
-    _small_turns.begin()
-    try:
-        yield
-    finally:
-        _small_turns.end()
 
 
 def settle(change: Change) -> None:
@@ -339,6 +297,7 @@ async def retire(old: Generation, new: Generation) -> None:
 def let_go(parts: list[object]) -> None:
     """Free the parts of what nobody needs any more; in a thread, because all of them at once take long."""
     while parts:
+        rest()
         parts.pop()
 
 
