@@ -40,13 +40,14 @@ class LookupFailure:
 
 
 class _Flight:
-    """One read of the store that several callers wait for."""
+    """One read of the store that several callers wait for, and what the first of them has made of it."""
 
-    __slots__ = ("stale", "task")
+    __slots__ = ("made", "stale", "task")
 
     def __init__(self, task: asyncio.Task[Record | None]) -> None:
         self.task = task
         self.stale = False
+        self.made: tuple[PolicySet, Session | LookupFailure] | None = None
 
 
 _Entry = tuple[PolicySet, Session | LookupFailure, float, float]
@@ -134,7 +135,9 @@ class SessionDirectory:
                     raise
                 return stale
             if not flight.stale:
-                return self._remember(name_hash, record, policies)
+                if flight.made is None or flight.made[0] is not policies:
+                    flight.made = (policies, self._remember(name_hash, record, policies))
+                return flight.made[1]
 
     def derived(
         self, org: str, kind: SessionKind, name: str, policy_ids: Sequence[str], policies: PolicySet, label: str = ""

@@ -51,6 +51,23 @@ def record(name: str = "ada", org: str = "acme", *, delete_at: float = 0.0, **fi
     return Record(stored_name(org, name), org, "key", name, document.stored(), delete_at=delete_at)
 
 
+async def test_who_waits_for_the_same_read_gets_the_same_session(
+    directory: SessionDirectory, sessions: Counted
+) -> None:
+    """A session of thousands of rights takes as long to make as thousands of requests: once, not for each of them."""
+    await directory.put(record())
+    sessions.gate = asyncio.Event()
+    asking = [asyncio.ensure_future(directory.find("acme", "ada", NONE)) for _ in range(3)]
+    others = asyncio.ensure_future(directory.find("acme", "ada", PolicySet()))
+    await asyncio.sleep(0)
+    sessions.gate.set()
+    first, *rest = await asyncio.gather(*asking)
+    assert isinstance(first, Session)
+    assert all(found is first for found in rest)
+    assert await others is not first
+    assert sessions.reads == 1
+
+
 async def test_a_session_is_read_once_and_then_shared(directory: SessionDirectory, sessions: Counted) -> None:
     await directory.put(record())
     assert directory.cached("acme", "ada", NONE) is None
