@@ -314,7 +314,9 @@ async def express(
     if "key-auth" in policies:
         steps.append({"key-auth": [{"action": {"apiKeyHeader": "Authorization"}}]})
     if "rate-limit" in policies:
-        steps.append({"rate-limit": [{"action": {"max": 1_000_000_000, "windowMs": 60_000}}]})
+        # Unless told otherwise it delays each request by a second more than the last one.
+        limit = {"max": 1_000_000_000, "windowMs": 60_000, "delayMs": 0}
+        steps.append({"rate-limit": [{"action": limit}]})
     steps.append({"proxy": [{"action": {"serviceEndpoint": "backend", "changeOrigin": True}}]})
     gateway = {
         "http": {"port": port, "hostname": "127.0.0.1"},

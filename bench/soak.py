@@ -418,6 +418,10 @@ async def soak(minutes: float) -> int:
         load = Soak(gateway, port, key, session, guesser)
         for once in (*load.kinds, load.operate):  # what is made at its first use is not a leak
             await once()
+        # So are the processes that hash passwords, one for each processor: they are started when several hash at once.
+        await asyncio.gather(
+            *(gateway.create_user(f"hashed-{number}", "right", "basic") for number in range(2 * (os.cpu_count() or 1)))
+        )
         before = await load.rest()
         print(HEAD, before, sep="\n", flush=True)
         samples = await under_load(load, minutes * 60)
