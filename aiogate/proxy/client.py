@@ -34,11 +34,13 @@ import enum
 import logging
 import socket
 import struct
+from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiohttp.web_protocol
 from aiohttp import hdrs
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -169,21 +171,31 @@ class ClientConnection(RequestHandler):
     # The loop of the connection
 
     async def start(self) -> None:
+        listener = self._listener
         try:
             staying = True
             while staying:
                 if not self._messages:
-                    self._expect_message()
+                    if self._head_size:
+                        self._enter(_HEAD, listener.options.client_header)
+                    elif self._request_count:
+                        self._enter(_IDLE, listener.options.keepalive)
                     self._waiter = self._loop.create_future()
                     try:
                         await self._waiter
                     finally:
                         self._waiter = None
-                message, payload = self._take_message()
+                message, payload = self._messages.popleft()
+                if self._parser is not None:
+                    self._parser.message_consumed()
+                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                    self._resume_reading_if_drained()
+                self._phase = _WORK
+                self._deadline = inf
                 if isinstance(message, _ErrInfo):
                     self._refuse_unparsed(message.exc)
                     break
-                self._began = self._listener.clock.monotonic()
+                self._began = listener.clock.monotonic()
                 self._status = 0
                 self._code = ""
                 try:
@@ -199,22 +211,6 @@ class ClientConnection(RequestHandler):
         except (ConnectionError, Truncated) as error:
             _log.debug("%s: response not completed: %s", self._peer, error)
             self._reset()
-
-    def _expect_message(self) -> None:
-        if self._head_size:
-            self._enter(_HEAD, self._listener.options.client_header)
-        elif self._request_count:
-            self._enter(_IDLE, self._listener.options.keepalive)
-
-    def _take_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
-        taken = self._messages.popleft()
-        if self._parser is not None:
-            self._parser.message_consumed()
-        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-            self._resume_reading_if_drained()
-        self._phase = _WORK
-        self._deadline = inf
-        return taken
 
     # The journey of a request
 
@@ -621,35 +617,37 @@ class ClientConnection(RequestHandler):
             self._tunnel.client_ready()
 
     def data_received(self, data: bytes) -> None:
-        if self._close:
+        if self._close or self._force_close:
             if self._tunnel is not None:
                 self._tunnel.from_client(data)
+            return
+        if self._upgraded or self._parser is None:
+            super().data_received(data)  # kept aside: it is another protocol's
             return
         if self._small and 2 * len(data) > self._listener.options.header_bytes:
             # Half of it, because a head may begin at the end of one read and end in the next.
             self._small = False
-        count = self._request_count
-        between = self._latest.is_eof()
-        super().data_received(data)
-        if self._request_count != count:
+        latest = self._latest
+        between = latest is EMPTY_PAYLOAD or latest.is_eof()
+        messages: Sequence[tuple[RawRequestMessage | _ErrInfo, StreamReader]]
+        try:
+            messages, self._upgraded, tail = self._parser.feed_data(data)
+        except HttpProcessingError as error:
+            messages, tail = [(_ErrInfo(status=400, exc=error, message=error.message), EMPTY_PAYLOAD)], b""
+        if messages:
+            self._queue(messages)
             self._head_size = 0
-            message, payload = self._messages[-1]
-            if not isinstance(message, _ErrInfo):
-                self._last = data[-4:]
-                alone = message.chunked and len(self._messages) == 1
-                self._ended_alone = alone and payload.is_eof() and self._last == b"\r\n\r\n"
-            if isinstance(message, _ErrInfo) and not self._latest.is_eof():
-                # The parser does not tell a body's reader that the framing broke.
-                self._latest.set_exception(BodyBroken(str(message.exc)))
-            elif not isinstance(message, _ErrInfo) and message.upgrade:
-                self._waits = _ends_with_head(data)
+            self._ended_alone = False
+            message, payload = messages[-1]
+            if payload is not EMPTY_PAYLOAD or isinstance(message, _ErrInfo) or message.upgrade:
+                self._look_behind(message, payload, data, tail)
             self._latest = payload
         elif not between:
             # Nothing is behind a chunked body that ends a read: an unfinished head cannot end in an empty line.
             self._last = data[-4:] if len(data) > 3 else (self._last + data)[-4:]
             alone = len(self._messages) <= 1 and self._last == b"\r\n\r\n"
             self._ended_alone = alone and self._latest.is_eof()
-        elif not self._upgraded and data:
+        elif data:
             self._ended_alone = False
             # A head in pieces (the end of a body is none): bounded in size, and in time from its first byte on.
             if not self._head_size and self._waiter is not None:
@@ -658,6 +656,33 @@ class ClientConnection(RequestHandler):
             self._small = False
             if self._head_size > self._listener.options.header_bytes + _REQUEST_LINE:
                 self._interject(HeadTooLarge("the head is too large"))
+
+    def _queue(self, messages: Sequence[tuple[RawRequestMessage | _ErrInfo, StreamReader]]) -> None:
+        """Give what was parsed to the loop of the connection; read no more where it is enough for a while."""
+        self._request_count += len(messages)
+        self._messages.extend(messages)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
+            self._pause_reading_for_buffer()
+
+    def _look_behind(
+        self, message: RawRequestMessage | _ErrInfo, payload: StreamReader, data: bytes, tail: bytes
+    ) -> None:
+        """After a message that is not simply a head: what came behind it, and whether that could be told."""
+        if isinstance(message, _ErrInfo):
+            if not self._latest.is_eof():
+                # The parser does not tell a body's reader that the framing broke.
+                self._latest.set_exception(BodyBroken(str(message.exc)))
+            return
+        self._last = data[-4:]
+        alone = message.chunked and len(self._messages) == 1
+        self._ended_alone = alone and payload.is_eof() and self._last == b"\r\n\r\n"
+        if message.upgrade:
+            self._waits = _ends_with_head(data)
+        if self._upgraded and tail:
+            self._message_tail = tail
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._manager is None:
