@@ -28,6 +28,8 @@ Mode = Literal["local", "deny", "allow"]
 
 _KNOWN: Final = 100_000
 _SAME_TIME: Final = 1.0
+# What the generated constructor of a named tuple does, without a call through Python.
+_tuple: Final = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +105,15 @@ class RedisCounters:
 
     def _taken(self, reply: list[bytes | int], buckets: Sequence[Bucket], now: float) -> Taken:
         try:
-            refused, there, *pairs = reply
+            refused, there, *told = reply
+            if len(told) != 2 * len(buckets):
+                raise ValueError(f"{len(told)} values for {len(buckets)} buckets")
             offset = _offset(float(there), now)
-            counters = tuple(
-                Counter(int(count), (ends + offset if (ends := float(text)) else 0.0))
-                for count, text in zip(pairs[::2], pairs[1::2], strict=True)
-            )
-            if len(counters) != len(buckets):
-                raise ValueError(f"{len(counters)} counters for {len(buckets)} buckets")
-            taken = Taken(int(refused), counters)
+            counters = []
+            for place in range(0, len(told), 2):
+                ends = float(told[place + 1])
+                counters.append(_tuple(Counter, (int(told[place]), ends + offset if ends else 0.0)))
+            taken = _tuple(Taken, (int(refused), tuple(counters)))
         except (TypeError, ValueError) as error:
             raise self._lane.distrust(f"Redis answered with what is no count: {error}") from error
         last = self._last

@@ -23,8 +23,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from hiredis import pack_command
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio import Connection
 from redis.exceptions import AuthenticationError, BusyLoadingError, InvalidResponse, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from aiogate.stores.base import StoreUnavailable
 from aiogate.stores.redis.place import BREAKS, Address, Place
@@ -70,6 +72,10 @@ _USELESS: Final = {
 class _Asked(NamedTuple):
     future: asyncio.Future[Any]
     at: float
+
+
+# What the generated constructor of a named tuple does, without a call through Python.
+_tuple: Final = tuple.__new__
 
 
 class _Broken(Exception):
@@ -148,7 +154,7 @@ class Lane:
         future = self._loop.create_future()
         at = self._loop.time()
         self._unsent.append(packed)
-        self._asked.append(_Asked(future, at))
+        self._asked.append(_tuple(_Asked, (future, at)))
         self._wake.set()
         if self._alarm is None:
             self._alarm = self._loop.call_at(at + self._timeout, self._look)
@@ -257,26 +263,32 @@ class Lane:
             await connection.send_packed_command(unsent, check_health=False)
 
     async def _receive(self, connection: Connection) -> None:
-        asked = self._asked
+        next_of_read = _further(connection)
         while True:
             try:
                 reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             except ResponseError as error:
                 reply = error
-            if not asked:
-                raise _Broken("Redis answered what nobody had asked", OPEN_SECONDS)
-            future = asked.popleft().future
-            self._heard = True
-            if future.done():
-                continue
-            self._errors = 0
-            if isinstance(reply, ResponseError):
-                if useless := _useless(reply):
-                    _fail(future, StoreUnavailable(useless))
-                    raise _Broken(useless, OPEN_SECONDS)
-                _fail(future, reply)
-            else:
-                future.set_result(reply)
+            while reply is not NOT_ENOUGH_DATA:
+                self._answer(reply)
+                reply = next_of_read()
+
+    def _answer(self, reply: Any) -> None:
+        """Give a reply to whoever is in front."""
+        if not self._asked:
+            raise _Broken("Redis answered what nobody had asked", OPEN_SECONDS)
+        future = self._asked.popleft().future
+        self._heard = True
+        if future.done():
+            return
+        self._errors = 0
+        if isinstance(reply, ResponseError):
+            if useless := _useless(reply):
+                _fail(future, StoreUnavailable(useless))
+                raise _Broken(useless, OPEN_SECONDS)
+            _fail(future, reply)
+        else:
+            future.set_result(reply)
 
     async def _watch(self, address: Address) -> None:
         """Notice a server that is gone while nobody asks anything, and a master that has moved."""
@@ -339,6 +351,25 @@ class Lane:
         self.reached = self.reached or not trouble
         if self._changed is not None:
             self._changed(trouble)
+
+
+def _further(connection: Connection) -> Callable[[], Any]:
+    """A function that gives the next reply that came in the same read as the last one, or `NOT_ENOUGH_DATA`.
+
+    redis-py looks at one reply at a time, in three coroutines; this asks the parser that it fed. Raises what redis-py
+    raises for an answer that is the end of a connection.
+    """
+    parser: Any = connection._parser  # redis-py has no public name for what it parses with
+    parsed: Callable[[], Any] = parser._reader.gets
+
+    def further() -> Any:
+        reply = parsed()
+        failed = reply[0] if isinstance(reply, list) and reply else reply
+        if isinstance(failed, RedisConnectionError):
+            raise failed
+        return reply
+
+    return further
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
