@@ -10,7 +10,7 @@ Nothing here is made before somebody asks for it: a plain request pays for one o
 from __future__ import annotations
 
 import xml.sax.saxutils
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aiogate.domain.session import Grant, Session
     from aiogate.proxy.tunnel import Upgrade
 
-__all__ = ["BodyStream", "Exchange", "HeaderEdits", "RequestBody", "Response", "problem_response"]
+__all__ = ["BodyStream", "Exchange", "HeaderEdits", "RequestBody", "Response", "SameNames", "problem_response"]
 
 
 class BodyTooLarge(Exception):
@@ -114,6 +114,20 @@ def check_header(name: str, value: str) -> None:
         raise ValueError(f"control character in the value of header {name}")
 
 
+class SameNames(dict[bytes, bool]):
+    """Whether a header's name, in any case, is one of a few. Remembers a bounded number of spellings."""
+
+    def __init__(self, *names: bytes) -> None:
+        super().__init__()
+        self._names = names
+
+    def __missing__(self, name: bytes) -> bool:
+        same = name.lower() in self._names
+        if len(self) < 1024 and len(name) <= 64:
+            self[name] = same
+        return same
+
+
 class Response:
     """What goes back to the client.
 
@@ -165,18 +179,17 @@ class Response:
                 self._edits = {}
             self._edits[name.lower()] = (name, value)
 
-    def put(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+    def put(self, same: SameNames, *pairs: tuple[bytes, bytes]) -> None:
         """Replace the headers of these names. For what we made ourselves: nothing is looked at for line breaks."""
         if self._headers is not None or self._edits:
             for name, value in pairs:
                 self.set(name.decode("latin-1"), value.decode("latin-1"))
             return
         raw = self.raw_headers
-        sizes = [len(name) for name, _ in pairs]
-        if alike := [name.lower() for name, _ in raw if len(name) in sizes]:
-            ours = {name.lower() for name, _ in pairs}
-            if not ours.isdisjoint(alike):
-                raw = [pair for pair in raw if pair[0].lower() not in ours]
+        for name, _ in raw:
+            if same[name]:
+                raw = [pair for pair in raw if not same[pair[0]]]
+                break
         self.raw_headers = [*raw, *pairs]
 
     def remove(self, name: str) -> None:

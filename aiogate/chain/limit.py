@@ -11,8 +11,10 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, cast
 
+from aiogate.chain.exchange import SameNames
 from aiogate.domain.limits import Bucket, Taken
 from aiogate.errors import PROBLEMS, Position, Problem
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Contribution", "limit", "shadow_limit", "show_quota"]
 
-UNLIMITED = (-1, -1, 0)
+UNLIMITED: Final = (-1, -1, 0)
+_QUOTA: Final = SameNames(b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +59,77 @@ def limit(
     `quota_status` is the status of a refusal by quota: 403 as Tyk, or 429. `organisation` gives the buckets of the
     API's organisation as they are at the moment; None: it has no session.
     """
-    always = tuple(contribution for contribution in contributions if contribution.match is None)
-    sometimes = tuple(contribution for contribution in contributions if contribution.match is not None)
-    dropped = frozenset(
-        kind for kind, wanted in (("rate", session_limits.rate), ("quota", session_limits.quota)) if not wanted
-    )
-    refusals = {"rate": PROBLEMS["rate_limited"], "quota": replace(PROBLEMS["quota_exceeded"], status=quota_status)}
+    return _Limits(contributions, session_limits, counters, clock, quota_status, organisation).take
 
-    def take(exchange: Exchange) -> Problem | None | Awaitable[Problem | None]:
+
+class _Limits:
+    """What the limit step of one API and version needs. One object and no closures: a request touches little of it."""
+
+    __slots__ = (
+        "_always",
+        "_clock",
+        "_counters",
+        "_dropped",
+        "_organisation",
+        "_own_only",
+        "_quota_status",
+        "_refusals",
+        "_sometimes",
+    )
+
+    def __init__(
+        self,
+        contributions: Sequence[Contribution],
+        session_limits: SessionLimits,
+        counters: CounterStore,
+        clock: Clock,
+        quota_status: int,
+        organisation: Callable[[], tuple[Contribution, ...]] | None,
+    ) -> None:
+        self._always = tuple(contribution for contribution in contributions if contribution.match is None)
+        self._sometimes = tuple(contribution for contribution in contributions if contribution.match is not None)
+        self._counters = counters
+        self._clock = clock
+        self._organisation = organisation
+        self._quota_status = quota_status
+        self._dropped = frozenset(
+            kind for kind, wanted in (("rate", session_limits.rate), ("quota", session_limits.quota)) if not wanted
+        )
+        self._own_only = not contributions and organisation is None and not self._dropped
+        """Whether the buckets of a request are those of its session, as they stand."""
+        self._refusals = {"rate": PROBLEMS["rate_limited"], "quota": _quota_exceeded(quota_status)}
+
+    def take(self, exchange: Exchange) -> Problem | None | Awaitable[Problem | None]:
         grant = exchange.grant
         buckets = grant.buckets if grant is not None else ()
-        if dropped:
-            buckets = tuple(bucket for bucket in buckets if bucket.kind not in dropped)
-        extra = always
-        if sometimes:
-            extra = (*always, *(contribution for contribution in sometimes if contribution.applies(exchange)))
-        if organisation is not None:
-            extra = (*extra, *organisation())
-        if extra:
-            buckets = (*buckets, *(contribution.bucket for contribution in extra))
+        extra: Sequence[Contribution] = ()
+        if not self._own_only:
+            if self._dropped:
+                buckets = tuple(bucket for bucket in buckets if bucket.kind not in self._dropped)
+            extra = self._always
+            if self._sometimes:
+                extra = (*extra, *(contribution for contribution in self._sometimes if contribution.applies(exchange)))
+            if self._organisation is not None:
+                extra = (*extra, *self._organisation())
+            if extra:
+                buckets = (*buckets, *[contribution.bucket for contribution in extra])
         if not buckets:
             if grant is not None:
                 exchange.quota_shown = UNLIMITED
             return None
-        now = clock.now()
-        answer = counters.take(buckets, now)
+        now = self._clock.now()
+        answer = self._counters.take(buckets, now)
         if type(answer) is Taken:
             if answer.refused < 0:
-                note_quota(exchange, grant, buckets, answer)
+                self._note_quota(exchange, grant, buckets, answer)
                 return None
             if grant is not None and grant.throttle_retries and buckets[answer.refused].kind == "rate":
-                return throttle(exchange, grant, buckets, extra, answer)
-            return refuse(exchange, grant, buckets, extra, answer, now)
-        return settle(exchange, grant, buckets, extra, cast("Awaitable[Taken]", answer), now)
+                return self._throttle(exchange, grant, buckets, extra, answer)
+            return self._refuse(exchange, grant, buckets, extra, answer, now)
+        return self._settle(exchange, grant, buckets, extra, cast("Awaitable[Taken]", answer), now)
 
-    async def settle(
+    async def _settle(
+        self,
         exchange: Exchange,
         grant: Grant | None,
         buckets: Sequence[Bucket],
@@ -100,28 +139,29 @@ def limit(
     ) -> Problem | None:
         taken = await pending
         if taken.refused < 0:
-            note_quota(exchange, grant, buckets, taken)
+            self._note_quota(exchange, grant, buckets, taken)
             return None
         if grant is not None and grant.throttle_retries and buckets[taken.refused].kind == "rate":
-            return await throttle(exchange, grant, buckets, extra, taken)
-        return refuse(exchange, grant, buckets, extra, taken, now)
+            return await self._throttle(exchange, grant, buckets, extra, taken)
+        return self._refuse(exchange, grant, buckets, extra, taken, now)
 
-    async def throttle(
-        exchange: Exchange, grant: Grant, buckets: Sequence[Bucket], extra: Sequence[Contribution], taken: Taken
+    async def _throttle(
+        self, exchange: Exchange, grant: Grant, buckets: Sequence[Bucket], extra: Sequence[Contribution], taken: Taken
     ) -> Problem | None:
         """Wait and try again instead of refusing at once (spec/session.md section 6, throttling)."""
         for _ in range(grant.throttle_retries):
             await asyncio.sleep(grant.throttle_interval)
-            asked = counters.take(buckets, clock.now())
+            asked = self._counters.take(buckets, self._clock.now())
             taken = asked if isinstance(asked, Taken) else await asked
             if taken.refused < 0:
-                note_quota(exchange, grant, buckets, taken)
+                self._note_quota(exchange, grant, buckets, taken)
                 return None
             if buckets[taken.refused].kind != "rate":
                 break
-        return refuse(exchange, grant, buckets, extra, taken, clock.now())
+        return self._refuse(exchange, grant, buckets, extra, taken, self._clock.now())
 
-    def refuse(
+    def _refuse(
+        self,
         exchange: Exchange,
         grant: Grant | None,
         buckets: Sequence[Bucket],
@@ -129,24 +169,24 @@ def limit(
         taken: Taken,
         now: float,
     ) -> Problem:
-        note_quota(exchange, grant, buckets, taken)
+        self._note_quota(exchange, grant, buckets, taken)
         bucket = buckets[taken.refused]
         ends = taken.counters[taken.refused].ends
         own = len(buckets) - len(extra)
         if taken.refused < own:
-            problem = refusals[bucket.kind]
+            problem = self._refusals[bucket.kind]
             position = None
         else:
             contribution = extra[taken.refused - own]
             problem, position = contribution.problem, contribution.position
             if bucket.kind == "organisation_quota":
-                problem = replace(problem, status=quota_status)
+                problem = replace(problem, status=self._quota_status)
         return explain(problem, bucket, ends, now, position)
 
-    def note_quota(exchange: Exchange, grant: Grant | None, buckets: Sequence[Bucket], taken: Taken) -> None:
+    def _note_quota(self, exchange: Exchange, grant: Grant | None, buckets: Sequence[Bucket], taken: Taken) -> None:
         if grant is None:
             return
-        if dropped:
+        if self._dropped:
             index = next((number for number, bucket in enumerate(buckets) if bucket.kind == "quota"), -1)
         else:
             index = grant.quota
@@ -157,7 +197,10 @@ def limit(
             count, ends = taken.counters[index]
             exchange.quota_shown = (most, most - count if count < most else 0, int(ends))
 
-    return take
+
+@lru_cache(maxsize=4)
+def _quota_exceeded(status: int) -> Problem:
+    return replace(PROBLEMS["quota_exceeded"], status=status)
 
 
 def explain(problem: Problem, bucket: Bucket, ends: float, now: float, position: Position | None) -> Problem:
@@ -191,10 +234,10 @@ def show_quota(exchange: Exchange, response: Response) -> None:
     """`X-RateLimit-*` carry quota values, as in Tyk (spec/session.md section 7). Open APIs send none."""
     shown = exchange.quota_shown
     if shown is not None:
+        most, left, ends = shown
         response.put(
-            (
-                (b"X-RateLimit-Limit", b"%d" % shown[0]),
-                (b"X-RateLimit-Remaining", b"%d" % shown[1]),
-                (b"X-RateLimit-Reset", b"%d" % shown[2]),
-            )
+            _QUOTA,
+            (b"X-RateLimit-Limit", b"%d" % most),
+            (b"X-RateLimit-Remaining", b"%d" % left),
+            (b"X-RateLimit-Reset", b"%d" % ends),
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Current", "RouteTable"]
 
 _PATHS_REMEMBERED: Final = 4096
+"""And two for each API."""
 _LONGEST_REMEMBERED: Final = 256
 
 
@@ -50,7 +51,7 @@ class _Paths:
         for length in range(min(len(segments), self.depth + 1), 0, -1):
             api = self.apis.get("/".join(segments[:length]))
             if api is not None:
-                if len(self._known) < _PATHS_REMEMBERED and len(path) <= _LONGEST_REMEMBERED:
+                if len(self._known) < _PATHS_REMEMBERED + 2 * len(self.apis) and len(path) <= _LONGEST_REMEMBERED:
                     self._known[path] = api
                 return api
         return None
