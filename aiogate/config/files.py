@@ -22,6 +22,7 @@ __all__ = [
     "read_secret",
     "stamp",
     "stamps",
+    "sync",
     "unread",
 ]
 
@@ -70,6 +71,15 @@ def _bounded(path: Path, limit: int) -> bytes | None:
             return None
         data = file.read(limit + 1)
     return data if len(data) <= limit else None
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk when this returns. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def declarations(folder: Path) -> list[Path]:

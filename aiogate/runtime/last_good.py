@@ -139,10 +139,10 @@ def keep(settings: Settings, generation: Generation, now: float) -> bool:
     # All at once, in the end: the first of them makes the file system write what it would write for the others, too.
     for path in (*written, blobs):
         rest()
-        _sync(path)
+        files.sync(path)
     _write(home / "manifest.json", text)
     for path in (home / "manifest.json", home):
-        _sync(path)
+        files.sync(path)
     for name in there - {digest for kept in manifest.values() for digest in kept.values()}:
         (blobs / name).unlink(missing_ok=True)
     return True
@@ -201,12 +201,3 @@ def _write(path: Path, data: bytes) -> None:
     with os.fdopen(handle, "wb") as file:
         file.write(data)
     aside.replace(path)
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk when this returns. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

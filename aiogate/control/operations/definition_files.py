@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiogate.config.definition import Definition, read_definition
-from aiogate.config.files import read_secret
+from aiogate.config.files import read_secret, sync
 from aiogate.config.policy import read_policy
 from aiogate.config.provenance import is_untouched
 from aiogate.config.source import examine
@@ -103,18 +103,10 @@ def replace_file(file: Path, text: str, *, secret: bool = False, force: bool = F
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    _sync(file.parent)
+    sync(file.parent)
 
 
 def remove_file(file: Path) -> None:
     """Delete a declaration, durably. Raises OSError."""
     file.unlink()
-    _sync(file.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(file.parent)
