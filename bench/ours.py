@@ -111,13 +111,19 @@ async def ours(
     apis: int = 0,
     settings: str = "",
     definitions: Mapping[str, str] | None = None,
+    free: bool = False,
 ) -> AsyncIterator[Ours]:
-    """A gateway with the benchmark's APIs and `apis` more. `settings` is the text of `aiogate.yaml`."""
+    """A gateway with the benchmark's APIs and `apis` more. `settings` is the text of `aiogate.yaml`.
+
+    `free`: it is not bound to one core.
+    """
     with tempfile.TemporaryDirectory(prefix="aiogate-bench-") as made:
         home = Path(made)
         write(home, upstream_port, apis, definitions or {})
         (home / "aiogate.yaml").write_text(settings)
-        command: Sequence[str] = pinned(GATEWAY_CORE, sys.executable, "-m", "aiogate", "serve")
+        command: Sequence[str] = (sys.executable, "-m", "aiogate", "serve")
+        if not free:
+            command = pinned(GATEWAY_CORE, *command)
         async with subprocess_gateway(home, *arguments, command=command, within=120) as gateway:
             yield Ours(gateway, await _prepared(gateway))
 

@@ -83,6 +83,7 @@ class Bench:
         self.seconds = seconds
         self.upstream = upstream
         self.peers: dict[str, Peer] = {}
+        self.rounds_of: dict[tuple[str, str], Sequence[Measured]] = {}
 
     async def start(self, stack: AsyncExitStack, peer: AbstractAsyncContextManager[Peer]) -> Peer | None:
         try:
@@ -119,6 +120,7 @@ class Bench:
                 else:
                     rounds[subject.name].append(measured)
         for subject in subjects:
+            self.rounds_of[row, subject.name] = rounds[subject.name]
             if rounds[subject.name]:
                 self.report.summaries.append(Summary.of(row, subject.name, rounds[subject.name], pss(subject.pid)))
 
@@ -221,7 +223,11 @@ async def with_redis(bench: Bench) -> None:
 
 
 async def workers(bench: Bench) -> None:
-    """Two workers on one Redis beside one, and beside the embedded store; what each costs Redis, gateway and memory."""
+    """Two workers on one Redis beside one, and beside the embedded store; what each costs Redis, gateway and memory.
+
+    Nothing is bound to a core here: two workers are there to use two. On two cores client, upstream and Redis take a
+    part of both.
+    """
     forms = {
         EMBEDDED: ((), "{}"),
         ONE: (("--workers", "1"), "redis: {timeout: 1s}"),
@@ -240,16 +246,18 @@ async def workers(bench: Bench) -> None:
                     return
                 stack.callback(servers[name].close)
                 arguments = (*arguments, "--store", servers[name].url)
-            gateway = await stack.enter_async_context(ours(bench.upstream, *arguments, settings=settings))
+            gateway = await stack.enter_async_context(ours(bench.upstream, *arguments, settings=settings, free=True))
             subjects[name] = Subject(name, gateway.url("full"), gateway.pid, gateway.keyed)
         before = {name: spent(server) for name, server in servers.items()}
         await bench.compare(WORKERS, list(subjects.values()))
         for name, server in servers.items():
             bench.fact(f"Redis, {name}, of a request", str(spent(server) - before[name]))
+    one, two = bench.rounds_of[WORKERS, ONE], bench.rounds_of[WORKERS, TWO]
+    # Round by round, because these take a part of the load's core, whose speed changes between rounds.
+    ratios = [both.per_cpu_second / alone.per_cpu_second for alone, both in zip(one, two, strict=False)]
     bench.target(
-        "two workers, of one worker's requests per CPU-second",
-        bench.report.ratio((WORKERS, TWO), (WORKERS, ONE)), 0.9, 0.97,
-    )  # fmt: skip
+        "two workers, of one worker's requests per CPU-second", statistics.median(ratios) if ratios else None, 0.9, 0.97
+    )
 
 
 async def steps(bench: Bench) -> None:
