@@ -24,7 +24,7 @@ MEGA = 1e6
 class Inputs:
     """What was measured, and what is wished for. The defaults are those of the page."""
 
-    worker_us: float = 90
+    worker_us: float = 62
     """Processor time of a worker, µs."""
     redis_us: float = 19
     """Processor time of Redis to count, µs."""

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
 
 import orjson
@@ -45,7 +45,7 @@ class TokenMemory(Generic[T]):
         self._entries: OrderedDict[bytes, tuple[T, float]] = OrderedDict()
 
     def get(self, token: str) -> T | None:
-        digest = blake2b(token.encode("utf-8", "surrogateescape"), key=self._key, digest_size=16).digest()
+        digest = sha256(self._key + token.encode("utf-8", "surrogateescape")).digest()
         entry = self._entries.get(digest)
         if entry is None:
             return None
@@ -57,7 +57,7 @@ class TokenMemory(Generic[T]):
 
     def put(self, token: str, value: T, until: float) -> None:
         """Remember `value` until then, in epoch seconds."""
-        digest = blake2b(token.encode("utf-8", "surrogateescape"), key=self._key, digest_size=16).digest()
+        digest = sha256(self._key + token.encode("utf-8", "surrogateescape")).digest()
         self._entries[digest] = (value, until)
         self._entries.move_to_end(digest)
         if len(self._entries) > self._capacity:
