@@ -42,18 +42,6 @@ def any_of(methods: Sequence[Authenticator]) -> OnRequest:
             return settle(exchange, index, cast("Awaitable[Session | Problem | None]", answer))
         return _seen(missing, headers, exchange)
 
-    def only(exchange: Exchange) -> Problem | None | Awaitable[Problem | None]:
-        answer = authenticate_by(exchange)
-        if type(answer) is Session:
-            exchange.session = answer
-            exchange.credential_kind = one
-            return None
-        if answer is None:
-            return _seen(missing, headers, exchange)
-        if isinstance(answer, Problem):
-            return answer
-        return settle(exchange, 0, cast("Awaitable[Session | Problem | None]", answer))
-
     async def settle(exchange: Exchange, index: int, pending: Awaitable[Session | Problem | None]) -> Problem | None:
         """The rest of the walk, once a method had to wait for its answer."""
         answer = await pending
@@ -69,8 +57,7 @@ def any_of(methods: Sequence[Authenticator]) -> OnRequest:
         exchange.credential_kind = calls[index][0]
         return None
 
-    one, authenticate_by = calls[0]
-    return only if len(calls) == 1 else authenticate
+    return authenticate
 
 
 def all_of(methods: Sequence[Authenticator], names: Sequence[str], session_from: str | None) -> OnRequest:

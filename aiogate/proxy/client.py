@@ -13,7 +13,7 @@ What a plain request does not get, and why it is safe without:
 * a lock: all happens between two waits on one loop, and what a reload changes is one attribute, read once.
 
 This stands on aiohttp's `RequestHandler`: its C parser, its queue of pipelined messages and its flow control are kept,
-its `start` is replaced. That carries over, with a test in `tests/wire` for each point:
+its `start` and its `data_received` are replaced. That carries over, with a test in `tests/wire` for each point:
 
 * the parser is told about each message taken from the queue, and refills the queue when it has drained;
 * a parse error is a message in the queue, answered in its turn, after the responses before it (but what came in the
